@@ -1,0 +1,261 @@
+package edge
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Command changes state. In and Out are plain structs: In's JSON names and check tags become the schema, the OpenAPI entry and the CLI
+// flags. Handle may be evaluated more than once (a stale round, a rebase), so the same intent on the same state must give the same
+// effects: no I/O, no clock but tx.Now(), no ids but tx.NewID(), no configuration.
+type Command[In, Out any] struct {
+	Name    string // domain.noun.verb
+	Scope   string // domain:write
+	Summary string // one sentence for people
+	Class   Class
+	Offline bool // may become a pending intent when there is no quorum: only if evaluating it twice and late is harmless
+	// Record names the record that If-Match speaks of, "" or nil where there is none.
+	Record func(In) ID
+	// NeedsMatch refuses the command without If-Match (428).
+	NeedsMatch bool
+	// Prepare runs once on the accepting node, before the intent is made: it seals and mints secrets and clears the plaintext. It is
+	// the only part that may be random, and it never runs again for the same intent.
+	Prepare func(Prep, *In) error
+	Handle  func(tx Tx, in In) (Out, error)
+}
+
+// Query reads one View and writes nothing; any node answers it.
+type Query[In, Out any] struct {
+	Name    string
+	Scope   string
+	Summary string
+	Class   Class
+	Handle  func(v View, in In) (Out, error)
+}
+
+// Prep is what a command's Prepare may use.
+type Prep interface {
+	Actor() Actor
+	Now() time.Time
+	// FirstID is what the first tx.NewID(prefix) of the handler will return: a sealed value is bound to its record.
+	FirstID(prefix string) ID
+	// Seal encrypts plaintext for the actor's tenant, bound to record and field.
+	Seal(record ID, field string, plaintext Secret) (string, error)
+	// Digest is a slow, salted one-way hash (argon2id, PHC string form) for what people type and no protocol needs back.
+	Digest(plaintext Secret) (string, error)
+	// Random returns n octets from the system's source.
+	Random(n int) []byte
+	// Once adds a member to the first answer only. It is never stored, so a replayed answer lacks it.
+	Once(field string, value Secret)
+	// Next takes the next number of a series owned by this node; a number is used at most once, also after a crash.
+	Next(series string) (uint64, error)
+}
+
+// None is the input or output of operations without one.
+type None struct{}
+
+// Op is a Command or Query with its types erased. Domains pass it on; transports read its declaration; only the kernel runs it.
+type Op struct {
+	Name, Scope, Summary string
+	Class                Class
+	Command              bool // false: a query
+	Offline              bool
+	NeedsMatch           bool
+	Matches              bool // If-Match is honoured
+	In, Out              *Schema
+
+	err     error
+	decode  func(raw []byte) (any, error)
+	prepare func(Prep, any) error
+	handle  func(Tx, any) (any, error)
+	ask     func(View, any) (any, error)
+	record  func(any) ID
+}
+
+// Op erases the command's types.
+func (c Command[In, Out]) Op() *Op {
+	op := &Op{
+		Name: c.Name, Scope: c.Scope, Summary: c.Summary, Class: c.Class, Command: true,
+		Offline: c.Offline, NeedsMatch: c.NeedsMatch, Matches: c.Record != nil,
+		decode: decodeAs[In],
+		handle: func(tx Tx, in any) (any, error) { return c.Handle(tx, *in.(*In)) },
+	}
+	op.schemas(SchemaOf[In])(SchemaOf[Out])
+	if c.Handle == nil {
+		op.err = errors.Join(op.err, errors.New("Handle is missing"))
+	}
+	if c.NeedsMatch && c.Record == nil {
+		op.err = errors.Join(op.err, errors.New("NeedsMatch without Record"))
+	}
+	if c.Prepare != nil {
+		op.prepare = func(p Prep, in any) error { return c.Prepare(p, in.(*In)) }
+	}
+	if c.Record != nil {
+		op.record = func(in any) ID { return c.Record(*in.(*In)) }
+	}
+	return op
+}
+
+// Within joins a transaction that is already open: how a flow lets two domains meet in one commit.
+func (c Command[In, Out]) Within(tx Tx, in In) (Out, error) { return c.Handle(tx, in) }
+
+// Op erases the query's types.
+func (q Query[In, Out]) Op() *Op {
+	op := &Op{
+		Name: q.Name, Scope: q.Scope, Summary: q.Summary, Class: q.Class,
+		decode: decodeAs[In],
+		ask:    func(v View, in any) (any, error) { return q.Handle(v, *in.(*In)) },
+	}
+	op.schemas(SchemaOf[In])(SchemaOf[Out])
+	if q.Handle == nil {
+		op.err = errors.Join(op.err, errors.New("Handle is missing"))
+	}
+	return op
+}
+
+func (op *Op) schemas(in func() (*Schema, error)) func(out func() (*Schema, error)) {
+	var err error
+	if op.In, err = in(); err != nil {
+		op.err = fmt.Errorf("input: %w", err)
+	}
+	return func(out func() (*Schema, error)) {
+		if op.Out, err = out(); err != nil {
+			op.err = errors.Join(op.err, fmt.Errorf("output: %w", err))
+		}
+	}
+}
+
+func decodeAs[In any](raw []byte) (any, error) {
+	in := new(In)
+	if len(raw) == 0 {
+		return in, nil
+	}
+	if err := json.Unmarshal(raw, in); err != nil {
+		var te *json.UnmarshalTypeError
+		if errors.As(err, &te) {
+			return nil, ErrInput.Error(Invalid, Field("/"+strings.ReplaceAll(te.Field, ".", "/"), "has the wrong type", "use a "+te.Type.String()))
+		}
+		return nil, ErrInput.Error(Invalid, Field("", "cannot be read", "send the documented shape"))
+	}
+	return in, nil
+}
+
+// Decode reads an input from JSON. The gateway has checked it against the schema before; here only types matter.
+func (op *Op) Decode(raw []byte) (in any, err error) { return op.decode(raw) }
+
+// Prepare runs the command's Prepare on a decoded input, if it has one.
+func (op *Op) Prepare(p Prep, in any) error {
+	if op.prepare == nil {
+		return nil
+	}
+	return op.prepare(p, in)
+}
+
+// Handle runs a command on a decoded input.
+func (op *Op) Handle(tx Tx, in any) (any, error) { return op.handle(tx, in) }
+
+// Ask runs a query on a decoded input.
+func (op *Op) Ask(v View, in any) (any, error) { return op.ask(v, in) }
+
+// Record is the record that If-Match speaks of, "" for none.
+func (op *Op) Record(in any) ID {
+	if op.record == nil {
+		return ""
+	}
+	return op.record(in)
+}
+
+// Domain, Noun and Verb are the parts of the operation's name.
+func (op *Op) Domain() string { d, _, _ := strings.Cut(op.Name, "."); return d }
+
+// Noun is the part of the name between domain and verb.
+func (op *Op) Noun() string {
+	_, rest, _ := strings.Cut(op.Name, ".")
+	i := strings.LastIndexByte(rest, '.')
+	return rest[:max(i, 0)]
+}
+
+// Verb is the last part of the name.
+func (op *Op) Verb() string { return op.Name[strings.LastIndexByte(op.Name, '.')+1:] }
+
+// RecordVersion is the version of the record, for answers that show one.
+func (m Meta) RecordVersion() uint64 { return m.Version }
+
+// VersionOf is the ETag of an answer that shows one record, ok false for others.
+func VersionOf(out any) (version uint64, ok bool) {
+	r, ok := out.(interface{ RecordVersion() uint64 })
+	if !ok {
+		return 0, false
+	}
+	return r.RecordVersion(), true
+}
+
+// Request is an intent on its way in: one command, or several as an atomic batch.
+type Request struct {
+	Key     string // the client's Idempotency-Key, "" to have one minted
+	Actor   Actor
+	Calls   []Call
+	IfMatch uint64 // record version for the only call, 0 for none
+	DryRun  bool   // evaluate and answer, commit nothing
+}
+
+// Call names an operation and its input: JSON bytes, or a value of the operation's input type.
+type Call struct {
+	Op string          `json:"op"`
+	In json.RawMessage `json:"in"`
+}
+
+// Reply is the answer to a Request.
+type Reply struct {
+	Operation  string // operation id: the client's key or the minted one
+	Version    uint64 // the version whose commit holds the effects
+	Replayed   bool   // the first answer, given again
+	Results    []json.RawMessage
+	Once       []map[string]string // per call: members for the first answer only, nil for none
+	State      string              // committed, or dry_run
+	Durability string              // node, cluster or noc: how far it is durable now
+	Plan       *Plan               // for a dry run
+}
+
+// Plan is what a dry run would have done.
+type Plan struct {
+	Version uint64       `json:"version" doc:"The state it was evaluated on."`
+	Changes []PlanChange `json:"changes"`
+	Events  []PlanEvent  `json:"events"`
+}
+
+// PlanChange is one record a dry run would write; Before or After is absent for created or removed records.
+type PlanChange struct {
+	Table  string          `json:"table"`
+	ID     ID              `json:"id"`
+	Before json.RawMessage `json:"before,omitempty"`
+	After  json.RawMessage `json:"after,omitempty"`
+}
+
+// PlanEvent is one event a dry run would emit.
+type PlanEvent struct {
+	Type    string          `json:"type"`
+	Subject ID              `json:"subject"`
+	Changed json.RawMessage `json:"changed"`
+}
+
+// Executor runs operations to their end, wherever the caller stands: evaluated, replicated, applied.
+type Executor interface {
+	// Do runs a command or an atomic batch.
+	Do(ctx context.Context, r Request) (Reply, error)
+	// Ask answers a query from the local state, waiting (within ctx) until it has reached minVersion.
+	Ask(ctx context.Context, a Actor, op string, in json.RawMessage, minVersion uint64) (out any, version uint64, err error)
+}
+
+// Do encodes in and runs one command: what workers and flows call.
+func Do(ctx context.Context, x Executor, a Actor, key, op string, in any) (Reply, error) {
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return Reply{}, fmt.Errorf("encode input of %s: %w", op, err)
+	}
+	return x.Do(ctx, Request{Key: key, Actor: a, Calls: []Call{{Op: op, In: raw}}})
+}
