@@ -1,0 +1,224 @@
+package exec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+)
+
+// Limits of one entry. Every node refuses what exceeds them, so a leader closes a round before them; Fits says when.
+const (
+	MaxEntry   = 128 << 10 // octets of an encoded entry
+	MaxOps     = 2000      // operations; one store transaction holds 3,000
+	MaxOpKey   = 1 << 10   // octets of one key
+	opOverhead = 8         // octets an operation costs at most besides key and value
+	entryFixed = 32        // octets an entry costs at most besides its operations
+)
+
+// ErrUndecodable is what decoding an entry that is damaged, foreign or of a newer format matches. A node that meets one in its log stops.
+var ErrUndecodable = errors.New("exec: entry does not decode")
+
+// Op is one effect: a put or a delete of one key of the replicated keyspace. Keys are without the keyspace prefix; those that begin with
+// a zero octet belong to the machine.
+type Op struct {
+	Key    string
+	Val    []byte
+	Delete bool
+}
+
+// Cost is the octets that the operation counts against MaxEntry, before keys are compressed.
+func (o Op) Cost() int { return len(o.Key) + len(o.Val) + opOverhead }
+
+// Entry is what the log carries: the effects of one round of intents, and the version of the state they were evaluated on.
+type Entry struct {
+	Base uint64 // the version that the effects build on; applied to any other, the entry is stale
+	Time int64  // time of the round, nanoseconds since 1970 UTC
+	Ops  []Op   // in order; the last one on a key wins
+}
+
+// Fits says whether ops operations of cost octets together (Op.Cost) make one entry.
+func Fits(ops, cost int) bool { return ops <= MaxOps && cost+entryFixed <= MaxEntry }
+
+// Check says why the entry cannot be encoded or applied, in the words of DecodeEntry. Encoding an entry that fails it is a bug of the caller.
+func (e Entry) Check() error {
+	cost := 0
+	for i := range e.Ops {
+		if err := checkOp(&e.Ops[i]); err != nil {
+			return err
+		}
+		cost += e.Ops[i].Cost()
+	}
+	if !Fits(len(e.Ops), cost) {
+		return errors.New("entry has too many operations or octets")
+	}
+	return nil
+}
+
+func checkOp(o *Op) error {
+	switch {
+	case o.Key == "" || len(o.Key) > MaxOpKey:
+		return errors.New("key is empty or too long")
+	case o.Key[0] == 0:
+		return errors.New("key is reserved")
+	case o.Delete && len(o.Val) > 0:
+		return errors.New("delete carries a value")
+	}
+	return nil
+}
+
+// The encoding, format 1: the octet 1; base (uvarint); time (varint); number of operations (uvarint); per operation the octets of key
+// shared with the key before, doubled, plus 1 for a delete (uvarint), the rest of the key and the value, each behind its length
+// (uvarint); CRC-32C of all that, little endian.
+const entryFormat = 1
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Append appends the encoded entry to dst.
+func (e Entry) Append(dst []byte) []byte {
+	start := len(dst)
+	dst = append(dst, entryFormat)
+	dst = binary.AppendUvarint(dst, e.Base)
+	dst = binary.AppendVarint(dst, e.Time)
+	dst = binary.AppendUvarint(dst, uint64(len(e.Ops)))
+	last := ""
+	for i := range e.Ops {
+		o := &e.Ops[i]
+		shared := sharedPrefix(last, o.Key)
+		head := uint64(shared) << 1
+		if o.Delete {
+			head |= 1
+		}
+		dst = binary.AppendUvarint(dst, head)
+		dst = binary.AppendUvarint(dst, uint64(len(o.Key)-shared))
+		dst = append(dst, o.Key[shared:]...)
+		if !o.Delete {
+			dst = binary.AppendUvarint(dst, uint64(len(o.Val)))
+			dst = append(dst, o.Val...)
+		}
+		last = o.Key
+	}
+	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+}
+
+func sharedPrefix(a, b string) int {
+	n := 0
+	for n < len(a) && n < len(b) && a[n] == b[n] {
+		n++
+	}
+	return n
+}
+
+// DecodeEntry reads what Append wrote. The values of the result alias data. It accepts nothing else: every failure matches
+// ErrUndecodable. Memory is bounded by MaxEntry and MaxOps whatever data claims.
+func DecodeEntry(data []byte) (Entry, error) {
+	const crcLen = 4
+	if len(data) > MaxEntry || len(data) < 1+crcLen {
+		return Entry{}, fmt.Errorf("%w: it has %d octets", ErrUndecodable, len(data))
+	}
+	if data[0] != entryFormat {
+		return Entry{}, fmt.Errorf("%w: format %d, this program knows %d", ErrUndecodable, data[0], entryFormat)
+	}
+	body, tail := data[:len(data)-crcLen], data[len(data)-crcLen:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
+		return Entry{}, fmt.Errorf("%w: the checksum does not match", ErrUndecodable)
+	}
+	d := decoder{rest: body[1:]}
+	e := d.entry()
+	if d.bad == "" && len(d.rest) > 0 {
+		d.bad = "octets follow its end"
+	}
+	if d.bad == "" {
+		if err := e.Check(); err != nil {
+			d.bad = err.Error()
+		}
+	}
+	if d.bad != "" {
+		return Entry{}, fmt.Errorf("%w: %s", ErrUndecodable, d.bad)
+	}
+	return e, nil
+}
+
+// decoder reads a body; the first fault sticks in bad and later reads yield zeros.
+type decoder struct {
+	rest []byte
+	bad  string
+}
+
+func (d *decoder) entry() Entry {
+	e := Entry{Base: d.uvarint(), Time: d.varint()}
+	count := d.uvarint()
+	if count > MaxOps {
+		d.bad = "too many operations"
+	}
+	if d.bad != "" {
+		return e
+	}
+	e.Ops = make([]Op, 0, min(int(count), len(d.rest)/2))
+	last := ""
+	for range int(count) {
+		o := d.op(last)
+		if d.bad != "" {
+			return e
+		}
+		e.Ops = append(e.Ops, o)
+		last = o.Key
+	}
+	return e
+}
+
+func (d *decoder) op(last string) (o Op) {
+	head := d.uvarint()
+	shared := head >> 1
+	if shared > uint64(len(last)) {
+		d.bad = "a key shares more than there is"
+		return o
+	}
+	rest := d.bytes(MaxOpKey)
+	var key strings.Builder
+	key.Grow(int(shared) + len(rest))
+	key.WriteString(last[:shared])
+	key.Write(rest)
+	o.Key, o.Delete = key.String(), head&1 == 1
+	if !o.Delete {
+		o.Val = d.bytes(MaxEntry)
+	}
+	return o
+}
+
+func (d *decoder) bytes(limit uint64) []byte {
+	n := d.uvarint()
+	if d.bad == "" && (n > limit || n > uint64(len(d.rest))) {
+		d.bad = "a length goes beyond its end"
+	}
+	if d.bad != "" {
+		return nil
+	}
+	b := d.rest[:n:n]
+	d.rest = d.rest[n:]
+	return b
+}
+
+func (d *decoder) uvarint() uint64 {
+	v, n := binary.Uvarint(d.rest)
+	d.take(n)
+	return v
+}
+
+func (d *decoder) varint() int64 {
+	v, n := binary.Varint(d.rest)
+	d.take(n)
+	return v
+}
+
+// take consumes a varint of n octets and refuses one written longer than needed, so that an entry has one encoding of its numbers.
+func (d *decoder) take(n int) {
+	if n <= 0 || n > 1 && d.rest[n-1] == 0 {
+		if d.bad == "" {
+			d.bad = "a number does not parse"
+		}
+		return
+	}
+	d.rest = d.rest[n:]
+}

@@ -1,0 +1,153 @@
+package exec
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"hash/crc32"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func genOp(t *rapid.T) Op {
+	o := Op{Key: "\x01" + rapid.StringN(0, 60, 120).Draw(t, "key")}
+	if rapid.Bool().Draw(t, "delete") {
+		o.Delete = true
+	} else {
+		o.Val = rapid.SliceOfN(rapid.Byte(), 0, 200).Draw(t, "val")
+	}
+	return o
+}
+
+func genEntry(t *rapid.T) Entry {
+	return Entry{
+		Base: rapid.Uint64().Draw(t, "base"),
+		Time: rapid.Int64().Draw(t, "time"),
+		Ops:  rapid.SliceOfN(rapid.Custom(genOp), 0, 40).Draw(t, "ops"),
+	}
+}
+
+func sameEntry(a, b Entry) bool {
+	if a.Base != b.Base || a.Time != b.Time || len(a.Ops) != len(b.Ops) {
+		return false
+	}
+	for i := range a.Ops {
+		x, y := a.Ops[i], b.Ops[i]
+		if x.Key != y.Key || x.Delete != y.Delete || !bytes.Equal(x.Val, y.Val) {
+			return false
+		}
+	}
+	return true
+}
+
+func TestAnEntryDecodesToWhatWasEncoded(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		e := genEntry(t)
+		raw := e.Append([]byte("before"))
+		if !bytes.HasPrefix(raw, []byte("before")) {
+			t.Fatal("Append did not append")
+		}
+		got, err := DecodeEntry(raw[len("before"):])
+		if err != nil || !sameEntry(got, e) {
+			t.Fatalf("got %+v, %v; want %+v", got, err, e)
+		}
+		if len(raw) > len("before")+cost(e.Ops)+entryFixed {
+			t.Fatalf("an entry of cost %d took %d octets: Fits promises too much", cost(e.Ops), len(raw))
+		}
+	})
+}
+
+func TestAnEntryWithAnyOctetChangedIsRefused(t *testing.T) {
+	t.Parallel()
+	e := Entry{Base: 7, Time: 99, Ops: []Op{{Key: "crm/1", Val: []byte("a")}, {Key: "crm/2", Delete: true}}}
+	raw := e.Append(nil)
+	for i := range raw {
+		bad := bytes.Clone(raw)
+		bad[i] ^= 0x40
+		if _, err := DecodeEntry(bad); !errors.Is(err, ErrUndecodable) {
+			t.Errorf("octet %d changed: got %v, want ErrUndecodable", i, err)
+		}
+		if _, err := DecodeEntry(raw[:i]); !errors.Is(err, ErrUndecodable) {
+			t.Errorf("cut at %d: got %v, want ErrUndecodable", i, err)
+		}
+	}
+}
+
+// seal makes a body with a right checksum, to reach what lies behind it.
+func seal(body ...byte) []byte {
+	return binary.LittleEndian.AppendUint32(body, crc32.Checksum(body, castagnoli))
+}
+
+func TestSealedNonsenseIsRefused(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("k", MaxOpKey+1)
+	for name, raw := range map[string][]byte{
+		"nothing":                    {},
+		"no body":                    seal(1),
+		"newer format":               seal(2, 0, 0, 0),
+		"trailing octets":            seal(1, 0, 0, 0, 9),
+		"count without operations":   seal(1, 0, 0, 5),
+		"count beyond the limit":     seal(1, 0, 0, 0xff, 0xff, 0x7f),
+		"shared without a key":       seal(1, 0, 0, 1, 2, 1, 'a', 0),
+		"empty key":                  seal(1, 0, 0, 1, 0, 0, 0),
+		"reserved key":               seal(1, 0, 0, 1, 0, 1, 0, 0),
+		"value beyond the end":       seal(1, 0, 0, 1, 0, 1, 'a', 9, 'x'),
+		"number longer than needed":  seal(1, 0x80, 0, 0, 0),
+		"key length overflows":       seal(1, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1),
+		"key too long":               Entry{Ops: []Op{{Key: long}}}.Append(nil),
+		"too many octets when whole": Entry{Ops: many(1999, strings.Repeat("k", 1000))}.Append(nil),
+	} {
+		if _, err := DecodeEntry(raw); !errors.Is(err, ErrUndecodable) {
+			t.Errorf("%s: got %v, want ErrUndecodable", name, err)
+		}
+	}
+}
+
+func many(n int, prefix string) []Op {
+	ops := make([]Op, n)
+	for i := range ops {
+		ops[i] = Op{Key: prefix + string(rune('a'+i%26)), Delete: true}
+	}
+	return ops
+}
+
+func TestTheLargestEntryThatFitsDecodes(t *testing.T) {
+	t.Parallel()
+	op := Op{Key: "k"}
+	op.Val = make([]byte, MaxEntry-entryFixed-op.Cost())
+	if !Fits(1, op.Cost()) || Fits(1, op.Cost()+1) || Fits(MaxOps+1, 0) {
+		t.Fatal("Fits is off its bounds")
+	}
+	raw := Entry{Base: 1 << 63, Time: -1 << 63, Ops: []Op{op}}.Append(nil)
+	if len(raw) > MaxEntry {
+		t.Fatalf("got %d octets, want at most %d", len(raw), MaxEntry)
+	}
+	if _, err := DecodeEntry(raw); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzDecodeEntry(f *testing.F) {
+	f.Add(Entry{}.Append(nil))
+	f.Add(Entry{Base: 1 << 40, Time: 1, Ops: []Op{{Key: "a", Val: []byte("v")}, {Key: "ab", Delete: true}}}.Append(nil))
+	f.Add(seal(1, 0, 0, 1, 2, 1, 'a', 0))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Most mutations die at the checksum, so the same octets are tried with a right one too.
+		for _, raw := range [][]byte{data, seal(bytes.Clone(data)...)} {
+			e, err := DecodeEntry(raw)
+			if err != nil {
+				if !errors.Is(err, ErrUndecodable) {
+					t.Fatalf("got %v, want ErrUndecodable", err)
+				}
+				continue
+			}
+			again, err := DecodeEntry(e.Append(nil))
+			if err != nil || !sameEntry(again, e) {
+				t.Fatalf("decoded, but does not survive encoding again: %v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,115 @@
+package exec
+
+import (
+	"time"
+
+	"wispgate/edge/store"
+)
+
+// What may wait for the store. It stays below one store transaction, with the machine's own two records.
+const (
+	storeOverhead = 32 // octets per operation that the store counts besides key and value
+	flushOps      = store.MaxBatchOps - 8
+	flushOctets   = store.MaxBatchBytes - 4<<10
+)
+
+// Flush moves everything applied so far to the store: one synced transaction that carries the effects, the version and the log index.
+func (m *Machine) Flush() error {
+	m.flushMu.Lock()
+	defer m.flushMu.Unlock()
+	m.mu.Lock()
+	root, at, since := m.overlay, m.at, m.durable
+	taken := m.pending
+	m.mu.Unlock()
+	if at == since {
+		return nil
+	}
+	err := m.store.CommitReserved(flushBatch(root, at, since))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	m.durable = at
+	m.pending.ops -= taken.ops // what came meanwhile still waits
+	m.pending.octets -= taken.octets
+	if m.overlay == root {
+		m.overlay = nil
+	} else {
+		m.overlay = m.overlay.after(at.version)
+	}
+	m.rebaseLocked()
+	return nil
+}
+
+func flushBatch(root *overlay, at, since position) *store.Batch {
+	var b store.Batch
+	for it := root.seek(""); it.node != nil; it.next() {
+		n := it.node
+		switch key := []byte(store.Replicated + n.key); {
+		case n.version <= since.version:
+		case n.delete:
+			b.Delete(key)
+		default:
+			b.Put(key, n.val)
+		}
+	}
+	if at.version != since.version {
+		putPair(&b, versionKey, at.version, uint64(at.time))
+	}
+	putPair(&b, appliedKey, at.index, at.term)
+	return &b
+}
+
+// flushOrWait flushes, and on a full disk waits until the store takes writes again or the machine closes.
+func (m *Machine) flushOrWait() error {
+	for {
+		err := m.Flush()
+		if !isDiskLow(err) {
+			return err
+		}
+		retry := time.NewTimer(100 * time.Millisecond)
+		select {
+		case <-retry.C:
+		case <-m.stop:
+			retry.Stop()
+			return ErrMachineClosed
+		}
+	}
+}
+
+// flusher moves effects to the store within m.every of the first one that waits.
+func (m *Machine) flusher() {
+	defer close(m.done)
+	if m.every < 0 {
+		<-m.stop
+		return
+	}
+	for {
+		select {
+		case <-m.dirty:
+		case <-m.stop:
+			return
+		}
+		wait := time.NewTimer(m.every)
+		select {
+		case <-wait.C:
+		case <-m.stop:
+			wait.Stop()
+			return
+		}
+		if err := m.Flush(); isDiskLow(err) {
+			m.again()
+		} else if err != nil {
+			m.fail(err)
+			return
+		}
+	}
+}
+
+func (m *Machine) again() {
+	select {
+	case m.dirty <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,201 @@
+package exec
+
+import (
+	"crypto/sha256"
+	"errors"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"wispgate/edge/store"
+)
+
+// pin is a store snapshot that several States share. It closes with its last holder.
+type pin struct {
+	sn   *store.Snapshot
+	refs atomic.Int64
+}
+
+func newPin(sn *store.Snapshot) *pin {
+	p := &pin{sn: sn}
+	p.refs.Store(1)
+	return p
+}
+
+func (p *pin) release() {
+	if p.refs.Add(-1) == 0 {
+		p.sn.Close()
+	}
+}
+
+// rebaseLocked lets States opened from now on read the store as it is now.
+func (m *Machine) rebaseLocked() {
+	if m.base == nil {
+		return
+	}
+	m.base.release()
+	m.base = newPin(m.store.Snapshot())
+}
+
+// letGo and takeUp surround a change of the store's handle. New States, and everything else that looks at the position, wait between them.
+func (m *Machine) letGo() {
+	m.mu.Lock()
+	if m.base != nil {
+		m.base.release()
+	}
+}
+
+func (m *Machine) takeUp() {
+	defer m.mu.Unlock()
+	if m.base == nil {
+		return
+	}
+	m.base = newPin(m.store.Snapshot())
+	if !m.restoring {
+		return
+	}
+	at, err := readPosition(m.base.sn)
+	if err != nil {
+		m.fail(err)
+		return
+	}
+	m.overlay, m.pending, m.at, m.durable = nil, load{}, at, at
+}
+
+// State is a consistent read of the replicated keyspace at exactly one version. It is safe for concurrent use, costs no system call to
+// open, and must be closed.
+type State struct {
+	base    *pin
+	overlay *overlay
+	at      position
+	closed  atomic.Bool
+}
+
+// Snapshot reads the state at the newest applied version.
+func (m *Machine) Snapshot() *State {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.base == nil {
+		return &State{at: m.at}
+	}
+	m.base.refs.Add(1)
+	return &State{base: m.base, overlay: m.overlay, at: m.at}
+}
+
+// Version is the version that is read.
+func (s *State) Version() uint64 { return s.at.version }
+
+// Time is the time of the newest entry in it; the zero time in an empty state.
+func (s *State) Time() time.Time { return wall(s.at.time) }
+
+// Close releases the state. Closing twice is harmless.
+func (s *State) Close() {
+	if !s.closed.Swap(true) && s.base != nil {
+		s.base.release()
+	}
+}
+
+func (s *State) usable() bool { return s.base != nil && !s.closed.Load() }
+
+// Get returns the value of key and whether there is one. The value must not be changed.
+func (s *State) Get(key string) ([]byte, bool, error) {
+	if !s.usable() {
+		return nil, false, store.ErrClosed
+	}
+	if key == "" || key[0] == 0 {
+		return nil, false, nil
+	}
+	if n := s.overlay.get(key); n != nil {
+		return n.val, !n.delete, nil
+	}
+	val, err := s.base.sn.Get([]byte(store.Replicated + key))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, false, nil
+	}
+	return val, err == nil, err
+}
+
+// Scan visits the keys that start with prefix, in order, beginning at from (or at the prefix when from sorts before it), until visit
+// returns false or an error. val is valid only during the visit and must not be changed.
+func (s *State) Scan(prefix, from string, visit func(key string, val []byte) (bool, error)) error {
+	const firstUser = "\x01" // below it lie the machine's own keys
+	return s.scan(prefix, max(prefix, from, firstUser), visit)
+}
+
+// scan merges the overlay into what the store holds; the overlay wins.
+func (s *State) scan(prefix, from string, visit func(key string, val []byte) (bool, error)) error {
+	if !s.usable() {
+		return store.ErrClosed
+	}
+	over := s.overlay.seek(from)
+	ended := false
+	// upTo visits what the overlay has before key, and whether it has key itself.
+	upTo := func(key string, all bool) (same bool, err error) {
+		for over.node != nil && (all || over.node.key <= key) {
+			n := over.node
+			if !strings.HasPrefix(n.key, prefix) {
+				return false, nil
+			}
+			over.next()
+			if !n.delete {
+				more, err := visit(n.key, n.val)
+				if err != nil || !more {
+					ended = true
+					return true, err
+				}
+			}
+			if !all && n.key == key {
+				return true, nil
+			}
+		}
+		return false, nil
+	}
+	err := s.base.sn.Scan([]byte(store.Replicated+prefix), []byte(store.Replicated+from), func(k, v []byte) (bool, error) {
+		key := string(k[len(store.Replicated):])
+		same, err := upTo(key, false)
+		if err != nil || ended {
+			return false, err
+		}
+		if same {
+			return true, nil
+		}
+		more, err := visit(key, v)
+		ended = err != nil || !more
+		return more, err
+	})
+	if err == nil && !ended {
+		_, err = upTo("", true)
+	}
+	return err
+}
+
+// Checksum hashes the whole replicated keyspace, version and time included: nodes at the same version must agree. It equals the store's
+// own checksum of a flushed state.
+func (s *State) Checksum() (sum [sha256.Size]byte, err error) {
+	summer := store.NewSummer()
+	own := s.at.record()
+	first := true
+	err = s.scan("", "", func(key string, val []byte) (bool, error) {
+		if key == versionKey[len(store.Replicated):] {
+			return true, nil // as old as the last flush
+		}
+		if first && own != nil {
+			summer.Add([]byte(versionKey[len(store.Replicated):]), own)
+		}
+		first = false
+		summer.Add([]byte(key), val)
+		return true, nil
+	})
+	if first && own != nil {
+		summer.Add([]byte(versionKey[len(store.Replicated):]), own)
+	}
+	return summer.Sum(), err
+}
+
+// Checksum is the checksum of the newest state and the version it belongs to.
+func (m *Machine) Checksum() (version uint64, sum [sha256.Size]byte, err error) {
+	s := m.Snapshot()
+	defer s.Close()
+	sum, err = s.Checksum()
+	return s.Version(), sum, err
+}

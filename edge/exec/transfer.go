@@ -1,0 +1,105 @@
+package exec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"wispgate/edge/store"
+)
+
+// A state on its way to another node: this header, then a dump of the replicated keyspace. Numbers are little endian.
+const (
+	stateMagic  = "wispgate-state 1\n"
+	stateHeader = len(stateMagic) + 3*8 + 4 // version, index, term, CRC-32C
+)
+
+// StateInfo says what a transferred state is.
+type StateInfo struct {
+	Version     uint64 `json:"version"`
+	Index, Term uint64 // of the log entry it includes last
+}
+
+// Dump flushes and writes the state, with the position in the log that it stands for, as a stream for Restore.
+func (m *Machine) Dump(w io.Writer) (StateInfo, error) {
+	p, at, err := m.durablePin()
+	if err != nil {
+		return StateInfo{}, fmt.Errorf("dump state: %w", err)
+	}
+	defer p.release()
+	info := StateInfo{Version: at.version, Index: at.index, Term: at.term}
+	head := append(make([]byte, 0, stateHeader), stateMagic...)
+	head = binary.LittleEndian.AppendUint64(head, info.Version)
+	head = binary.LittleEndian.AppendUint64(head, info.Index)
+	head = binary.LittleEndian.AppendUint64(head, info.Term)
+	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
+	if _, err := w.Write(head); err != nil {
+		return info, fmt.Errorf("dump state: %w", err)
+	}
+	_, err = p.sn.Dump(w, store.Replicated)
+	return info, err
+}
+
+// durablePin flushes and holds the store's snapshot of exactly the position it returns.
+func (m *Machine) durablePin() (*pin, position, error) {
+	if err := m.Flush(); err != nil {
+		return nil, position{}, err
+	}
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	if m.base == nil {
+		return nil, position{}, ErrMachineClosed
+	}
+	m.base.refs.Add(1)
+	return m.base, m.durable, nil
+}
+
+// Restore replaces the state by a stream that Dump wrote, on this node or another. A damaged or half stream leaves the old state.
+func (m *Machine) Restore(r io.Reader) error {
+	m.applyMu.Lock()
+	defer m.applyMu.Unlock()
+	if err := m.Fatal(); err != nil {
+		return err
+	}
+	head := make([]byte, stateHeader)
+	if _, err := io.ReadFull(r, head); err != nil || string(head[:len(stateMagic)]) != stateMagic {
+		return fmt.Errorf("%w: it does not begin as a state", store.ErrDump)
+	}
+	body, tail := head[:stateHeader-4], head[stateHeader-4:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
+		return fmt.Errorf("%w: its header fails its check", store.ErrDump)
+	}
+	numbers := body[len(stateMagic):]
+	version, index, term := binary.LittleEndian.Uint64(numbers), binary.LittleEndian.Uint64(numbers[8:]), binary.LittleEndian.Uint64(numbers[16:])
+	if err := m.install(r, index, term); err != nil {
+		return err
+	}
+	if got := m.Version(); got != version {
+		err := errors.New("restored state is of another version than its header says")
+		m.fail(err)
+		return err
+	}
+	for _, fn := range m.onRestore {
+		fn(version)
+	}
+	return nil
+}
+
+func (m *Machine) install(r io.Reader, index, term uint64) error {
+	m.flushMu.Lock()
+	defer m.flushMu.Unlock()
+	m.setRestoring(true)
+	defer m.setRestoring(false)
+	var local store.Batch
+	putPair(&local, appliedKey, index, term)
+	_, err := m.store.Restore(r, &local)
+	return err
+}
+
+func (m *Machine) setRestoring(on bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.restoring = on
+}

@@ -1,0 +1,60 @@
+package store
+
+// Limits of one batch. They are the same on every node, whatever its memory, so that what one node commits every node can commit.
+const (
+	MaxBatchBytes = 300 << 10 // octets of Size; Badger's own limit with the smallest profile is 314,572
+	MaxBatchOps   = 3000      // operations; Badger's own limit with the smallest profile is 3,276
+	MaxKey        = 4 << 10   // octets of one key, keyspace prefix included
+	opOverhead    = 32        // octets per operation that Badger adds: timestamp, header, checksum
+)
+
+// Batch collects puts and deletes that are committed together or not at all. The zero value is ready. It copies what it is given.
+type Batch struct {
+	ops  []op
+	size int
+	puts int
+}
+
+type op struct {
+	key, val []byte
+	delete   bool
+}
+
+// Put sets key to val. A later operation on the same key wins.
+func (b *Batch) Put(key, val []byte) {
+	b.ops = append(b.ops, op{key: clone(key), val: clone(val)})
+	b.size += len(key) + len(val) + opOverhead
+	b.puts++
+}
+
+// Delete removes key; a key that does not exist is no error.
+func (b *Batch) Delete(key []byte) {
+	b.ops = append(b.ops, op{key: clone(key), delete: true})
+	b.size += len(key) + opOverhead
+}
+
+// Len is the number of operations.
+func (b *Batch) Len() int { return len(b.ops) }
+
+// Size is what the batch counts against MaxBatchBytes, in octets.
+func (b *Batch) Size() int { return b.size }
+
+// Fits says whether another ops operations of octets together still go into one transaction.
+func (b *Batch) Fits(ops, octets int) bool {
+	return len(b.ops)+ops <= MaxBatchOps && b.size+octets+ops*opOverhead <= MaxBatchBytes
+}
+
+func (b *Batch) check() error {
+	if !b.Fits(0, 0) {
+		return ErrTooLarge
+	}
+	for i := range b.ops {
+		if n := len(b.ops[i].key); n == 0 || n > MaxKey {
+			return errKey
+		}
+	}
+	return nil
+}
+
+// clone copies and never returns nil, so that an empty value stays a value.
+func clone(b []byte) []byte { return append(make([]byte, 0, len(b)), b...) }

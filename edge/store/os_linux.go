@@ -1,0 +1,142 @@
+package store
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// lockDir takes the lock of a data directory for as long as the returned file is open; the kernel drops it when the process dies.
+func lockDir(dir string, shared bool) (*os.File, error) {
+	flags, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
+	if shared {
+		flags, how = os.O_RDONLY, syscall.LOCK_SH
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of %s: %w", dir, err)
+	}
+	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
+	if err == nil {
+		return f, nil
+	}
+	f.Close()
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return nil, errInUse(dir)
+	}
+	return nil, fmt.Errorf("lock %s: %w", dir, err)
+}
+
+// FreeSpace is the room on the file system of dir that this process may use, and its size, in octets.
+func FreeSpace(dir string) (free, total uint64, err error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return 0, 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	unit := uint64(st.Bsize)
+	// Blocks reserved for the super user are nobody's room: counting them in the size would make a full disk look 5 % free.
+	return uint64(st.Bavail) * unit, (uint64(st.Blocks) - uint64(st.Bfree) + uint64(st.Bavail)) * unit, nil
+}
+
+func allocate(f *os.File, size int64) error {
+	return syscall.Fallocate(int(f.Fd()), 0, 0, size)
+}
+
+func totalRAM() uint64 {
+	var info syscall.Sysinfo_t
+	if err := syscall.Sysinfo(&info); err != nil {
+		return 0
+	}
+	return uint64(info.Totalram) * uint64(info.Unit)
+}
+
+// tame prepares one memtable log: its blocks are allocated, so that a store into the mapping cannot meet a full disk (SIGBUS), and its
+// mapping is advised as random, so that a page fault does not drag a whole read-ahead window into the next msync. Best effort: an
+// error costs flash or safety margin, never correctness.
+func tame(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return errors.Join(allocate(f, st.Size()), adviseRandom(path))
+}
+
+func adviseRandom(path string) error {
+	const madvRandom = 1
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		return err
+	}
+	defer maps.Close()
+	lines := bufio.NewScanner(maps)
+	for lines.Scan() {
+		span, rest, _ := strings.Cut(lines.Text(), " ")
+		if !strings.HasSuffix(rest, path) {
+			continue
+		}
+		lo, hi, _ := strings.Cut(span, "-")
+		start, err1 := strconv.ParseUint(lo, 16, strconv.IntSize)
+		end, err2 := strconv.ParseUint(hi, 16, strconv.IntSize)
+		if err := errors.Join(err1, err2); err != nil {
+			return err
+		}
+		if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), madvRandom); errno != 0 {
+			return errno
+		}
+	}
+	return lines.Err()
+}
+
+// blockDevice is the sysfs folder of the device that dir lies on, or "" where there is none (tmpfs, overlay).
+func blockDevice(dir string) string {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return ""
+	}
+	dev := uint64(st.Dev)
+	major := (dev>>8)&0xfff | (dev>>32)&^0xfff
+	minor := dev&0xff | (dev>>12)&^0xff
+	path := fmt.Sprintf("/sys/dev/block/%d:%d", uint32(major), uint32(minor))
+	if _, err := os.Stat(path); err != nil {
+		return ""
+	}
+	return path
+}
+
+// deviceWritten is the number of octets written to the device since boot, by everyone; 0 where it cannot be known.
+func deviceWritten(dev string) uint64 {
+	const sectorsWritten, sector = 6, 512
+	raw, err := os.ReadFile(filepath.Join(dev, "stat"))
+	if dev == "" || err != nil {
+		return 0
+	}
+	fields := strings.Fields(string(raw))
+	if len(fields) <= sectorsWritten {
+		return 0
+	}
+	n, _ := strconv.ParseUint(fields[sectorsWritten], 10, 64)
+	return n * sector
+}
+
+// readAhead is the device's read-ahead in octets. A partition has none of its own: its disk's counts.
+func readAhead(dev string) uint64 {
+	for _, rel := range []string{"queue/read_ahead_kb", "../queue/read_ahead_kb"} {
+		raw, err := os.ReadFile(dev + "/" + rel) // not Join: ".." must follow the symbolic link
+		if dev == "" || err != nil {
+			continue
+		}
+		kb, _ := strconv.ParseUint(strings.TrimSpace(string(raw)), 10, 64)
+		return kb << 10
+	}
+	return 0
+}

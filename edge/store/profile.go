@@ -1,0 +1,61 @@
+package store
+
+import (
+	"fmt"
+	"log/slog"
+	"strings"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// The profile for a board with 64 MB. Each figure is the outcome of a measurement; DESIGN.md in this folder says which.
+const (
+	smallMemTable  = 2 << 20
+	largeMemTable  = 4 << 20 // from 512 MB of RAM
+	largeFrom      = 512 << 20
+	tableSize      = 256 << 10
+	levelSize      = 32 << 20
+	valueThreshold = 128 << 10 // above every value, so the value log stays empty and needs no collection
+	valueLogSize   = 4 << 20
+	indexCache     = 2 << 20
+)
+
+func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
+	memTable := int64(smallMemTable)
+	if totalRAM() >= largeFrom {
+		memTable = largeMemTable
+	}
+	return badger.DefaultOptions(dir).
+		WithLogger(badgerLog{log}).
+		WithReadOnly(readOnly).
+		WithSyncWrites(true).
+		WithMemTableSize(memTable).
+		WithNumMemtables(2).
+		WithBaseTableSize(tableSize).
+		WithBaseLevelSize(levelSize).
+		WithNumLevelZeroTables(4).
+		WithNumLevelZeroTablesStall(8).
+		WithNumCompactors(2).
+		WithNumGoroutines(1).
+		WithCompression(options.None).
+		WithBlockCacheSize(0).
+		WithIndexCacheSize(indexCache).
+		WithValueThreshold(valueThreshold).
+		WithValueLogFileSize(valueLogSize).
+		WithNumVersionsToKeep(1).
+		WithDetectConflicts(false).
+		WithMetricsEnabled(false)
+}
+
+// badgerLog gives Badger's lines to slog one level lower than it thinks they deserve: what matters comes back as an error.
+type badgerLog struct{ log *slog.Logger }
+
+func (l badgerLog) Errorf(format string, args ...any)   { l.log.Warn("badger", detail(format, args)) }
+func (l badgerLog) Warningf(format string, args ...any) { l.log.Info("badger", detail(format, args)) }
+func (l badgerLog) Infof(format string, args ...any)    { l.log.Debug("badger", detail(format, args)) }
+func (l badgerLog) Debugf(string, ...any)               {}
+
+func detail(format string, args []any) slog.Attr {
+	return slog.String("detail", strings.TrimSpace(fmt.Sprintf(format, args...)))
+}
