@@ -102,3 +102,6 @@ func (d *Derived[T]) Check() []error {
 	}
 	return errs
 }
+
+// Source is the table whose records the derived ones follow.
+func (d *Derived[T]) Source() AnyTable { return d.From }

@@ -219,6 +219,7 @@ type Reply struct {
 	State      string              // committed, or dry_run
 	Durability string              // node, cluster or noc: how far it is durable now
 	Plan       *Plan               // for a dry run
+	Records    []ID                // what the effects wrote or removed, for the audit; not part of a replayed answer
 }
 
 // Plan is what a dry run would have done.

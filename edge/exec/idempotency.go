@@ -1,0 +1,106 @@
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"wispgate/edge"
+)
+
+// The answer to an operation is part of the entry that holds its effects, so a retry after any failure is answered with the first
+// answer. Keys: #op/tenant/subject/key, and #opx/hour/… which says when it may go.
+const (
+	opPrefix  = "#op/"
+	opxPrefix = "#opx/"
+	hourForm  = "2006010215"
+
+	// keepAnswers is how long an answer is kept: longer than the oldest outbox a phone may hold.
+	keepAnswers = 96 * time.Hour
+)
+
+type answer struct {
+	Digest  string            `json:"d"`
+	Version uint64            `json:"v"`
+	Results []json.RawMessage `json:"r"`
+}
+
+func opKey(in *Intent) string { return opPrefix + in.scoped() }
+
+// record adds the answer to the transaction.
+func (x *Exec) record(t *tx, reply edge.Reply) error {
+	raw, err := json.Marshal(answer{t.intent.Digest, reply.Version, reply.Results})
+	if err != nil {
+		return fmt.Errorf("encode answer: %w", err)
+	}
+	t.kernelPut(opKey(t.intent), raw)
+	t.kernelPut(opxPrefix+t.Now().UTC().Format(hourForm)+"/"+t.intent.scoped(), nil0)
+	return nil
+}
+
+var nil0 = []byte{}
+
+// recorded finds the first answer on the draft, committed or made earlier in this round.
+func (x *Exec) recorded(d *draft, in *Intent) (edge.Reply, bool, error) {
+	t := d.begin(in)
+	raw, err := t.get(opKey(in))
+	return x.decodeAnswer(in, raw, err)
+}
+
+// replay finds the first answer in the committed state: the quick way, before anything is prepared.
+func (x *Exec) replay(in *Intent) (edge.Reply, bool, error) {
+	st := x.cfg.Machine.Snapshot()
+	defer st.Close()
+	raw, err := present(st.Get(opKey(in)))
+	return x.decodeAnswer(in, raw, err)
+}
+
+func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool, error) {
+	if err != nil || raw == nil {
+		return edge.Reply{}, false, err
+	}
+	var a answer
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return edge.Reply{}, false, fmt.Errorf("decode answer: %w", err)
+	}
+	if a.Digest != in.Digest {
+		return edge.Reply{}, false, edge.ErrKeyReused.Error(edge.Invalid)
+	}
+	return edge.Reply{
+		Operation: in.Operation, Version: a.Version, Replayed: true, Results: a.Results,
+		State: "committed", Durability: x.cfg.Durability,
+	}, true, nil
+}
+
+// pruneAnswers removes answers past their time, a bounded number at once; more says that others wait.
+func (x *Exec) pruneAnswers(ctx context.Context) (more bool, err error) {
+	err = x.internal(ctx, func(t *tx) error {
+		more = false
+		limit := opxPrefix + t.Now().Add(-keepAnswers).UTC().Format(hourForm)
+		n := 0
+		var gone []string
+		err := t.scan(opxPrefix, "", func(key string, _ []byte) (bool, error) {
+			if key >= limit {
+				return false, nil
+			}
+			if n++; n > pruneBatch {
+				more = true
+				return false, nil
+			}
+			gone = append(gone, key)
+			return true, nil
+		})
+		for _, key := range gone {
+			_, scoped, _ := strings.Cut(key[len(opxPrefix):], "/")
+			t.kernelDelete(key)
+			t.kernelDelete(opPrefix + scoped)
+		}
+		return err
+	})
+	return more, err
+}
+
+// pruneBatch is how many rows one intent of the janitor removes.
+const pruneBatch = 300

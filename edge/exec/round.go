@@ -1,0 +1,195 @@
+package exec
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"wispgate/edge"
+)
+
+// rounds is the leader's loop: it takes the intents that wait, evaluates them against one draft, proposes the effects and answers when
+// they are applied. One round is in flight; what arrives meanwhile makes the next one.
+func (x *Exec) rounds(ctx context.Context) {
+	var carried *waiter // did not fit into the last entry
+	for {
+		batch, ok := x.gather(ctx, carried)
+		if !ok {
+			x.drainQueue(batch)
+			return
+		}
+		carried = x.round(ctx, batch)
+	}
+}
+
+// gather blocks for the first intent and takes those that wait behind it.
+func (x *Exec) gather(ctx context.Context, carried *waiter) (batch []*waiter, ok bool) {
+	if carried != nil {
+		batch = append(batch, carried)
+	} else {
+		select {
+		case w := <-x.queue:
+			batch = append(batch, w)
+		case <-ctx.Done():
+			return nil, false
+		}
+	}
+	for len(batch) < roundBound {
+		select {
+		case w := <-x.queue:
+			batch = append(batch, w)
+		case <-ctx.Done():
+			return batch, false
+		default:
+			return batch, true
+		}
+	}
+	return batch, true
+}
+
+func (x *Exec) drainQueue(batch []*waiter) {
+	for {
+		for _, w := range batch {
+			x.finish(w, edge.Reply{}, edge.ErrQuorumLost.Error(edge.Unavailable))
+		}
+		select {
+		case w := <-x.queue:
+			batch = []*waiter{w}
+		default:
+			return
+		}
+	}
+}
+
+// round brings one batch to its end and returns the intent that must wait for the next entry, if any.
+func (x *Exec) round(ctx context.Context, batch []*waiter) (carried *waiter) {
+	start := x.cfg.Now()
+	for {
+		r := x.evaluateRound(batch)
+		err := x.propose(ctx, r)
+		if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
+			r.close()
+			continue
+		}
+		x.answer(r, err)
+		r.close()
+		x.observeRound(r, err, start)
+		for _, w := range r.rest[min(1, len(r.rest)):] { // one is carried, the others go back in order
+			if qerr := x.enqueue(w); qerr != nil {
+				x.finish(w, edge.Reply{}, qerr)
+			}
+		}
+		if len(r.rest) > 0 {
+			return r.rest[0]
+		}
+		return nil
+	}
+}
+
+// roundState is one evaluation of a batch.
+type roundState struct {
+	state   *State
+	draft   *draft
+	waiters []*waiter
+	replies []edge.Reply
+	errs    []error
+	rest    []*waiter
+}
+
+func (r *roundState) close() { r.state.Close() }
+
+func (x *Exec) evaluateRound(batch []*waiter) *roundState {
+	st := x.cfg.Machine.Snapshot()
+	r := &roundState{state: st, draft: newDraft(st, x.clock(st))}
+	for i, w := range batch {
+		reply, err, full := x.evaluateOne(r.draft, w.intent)
+		if full {
+			r.rest = batch[i:]
+			break
+		}
+		r.waiters, r.replies, r.errs = append(r.waiters, w), append(r.replies, reply), append(r.errs, err)
+	}
+	return r
+}
+
+// evaluateOne evaluates an intent and merges it; full says that it needs an entry of its own.
+func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, full bool) { //nolint:revive // full is no error
+	if in.eval == nil {
+		if reply, ok, err := x.recorded(d, in); ok || err != nil {
+			return reply, err, false
+		}
+	}
+	t, reply, err := x.evaluate(d, in)
+	if err != nil {
+		return edge.Reply{}, err, false
+	}
+	if in.eval == nil {
+		if err := x.record(t, reply); err != nil {
+			return edge.Reply{}, err, false
+		}
+	}
+	if size := t.size(); !Fits(len(d.writes)+len(t.writes), d.size+size) {
+		if !Fits(len(t.writes), size) {
+			return edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid), false
+		}
+		return edge.Reply{}, nil, true
+	}
+	d.merge(t)
+	d.events += len(t.events)
+	return reply, nil, false
+}
+
+func (x *Exec) propose(ctx context.Context, r *roundState) error {
+	if len(r.draft.writes) == 0 {
+		return nil
+	}
+	if !x.log.IsLeader() {
+		return edge.ErrQuorumLost.Error(edge.Unavailable)
+	}
+	e := Entry{Base: r.state.Version(), Time: r.draft.now.UnixNano(), Ops: r.draft.ops()}
+	return x.log.Propose(ctx, e.Append(nil))
+}
+
+// answer tells everybody how it ended. Until the entry is applied nobody is answered, not even the refused: their refusal may rest on
+// a neighbour's effects.
+func (x *Exec) answer(r *roundState, err error) {
+	for i, w := range r.waiters {
+		switch {
+		case err != nil:
+			x.finish(w, edge.Reply{}, x.visible(w.intent.name(), err))
+		case r.errs[i] != nil:
+			x.finish(w, edge.Reply{}, r.errs[i])
+		default:
+			reply := r.replies[i]
+			if !reply.Replayed {
+				reply.Once = w.once
+			}
+			x.finish(w, reply, nil)
+		}
+	}
+}
+
+func (x *Exec) observeRound(r *roundState, err error, start time.Time) {
+	if x.cfg.Observer == nil {
+		return
+	}
+	outcome := "committed"
+	switch {
+	case err != nil:
+		outcome = "failed"
+	case len(r.draft.writes) == 0:
+		outcome = "empty"
+	}
+	x.cfg.Observer.Round(len(r.waiters), outcome, x.cfg.Now().Sub(start))
+}
+
+// internal runs the kernel's own work as an intent of its own, on the leader.
+func (x *Exec) internal(ctx context.Context, eval func(t *tx) error) error {
+	in := &Intent{Operation: x.mint(), Actor: edge.SystemActor(edge.System, "kernel"), eval: eval}
+	w := &waiter{intent: in, done: make(chan struct{})}
+	if err := x.enqueue(w); err != nil {
+		return err
+	}
+	_, err := w.wait(ctx, false)
+	return err
+}

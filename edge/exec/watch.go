@@ -1,0 +1,89 @@
+package exec
+
+import (
+	"fmt"
+	"slices"
+
+	"wispgate/edge"
+)
+
+// watchPage is how many records a watch is handed at once while it loads.
+const watchPage = 1000
+
+// loadWatches feeds every watch the records there are. It runs before the log does, so nothing is missed in between.
+func (x *Exec) loadWatches() error {
+	st := x.cfg.Machine.Snapshot()
+	defer st.Close()
+	for _, w := range x.watches {
+		if err := loadWatch(st, w); err != nil {
+			return fmt.Errorf("load watch %s: %w", w.Name, err)
+		}
+	}
+	return nil
+}
+
+func loadWatch(st *State, w edge.Watch) error {
+	reset, page := true, make([]edge.Change, 0, watchPage)
+	flush := func() {
+		w.Apply(reset, st.Version(), page)
+		reset, page = false, page[:0:0]
+	}
+	err := st.Scan("", "", func(key string, val []byte) (bool, error) {
+		if tenant, table, id, ok := edge.ParseRecordKey(key); ok && slices.Contains(w.Tables, table) {
+			page = append(page, edge.Change{Tenant: tenant, Table: table, ID: id, Val: slices.Clone(val)})
+			if len(page) == watchPage {
+				flush()
+			}
+		}
+		return true, nil
+	})
+	if err == nil && (reset || len(page) > 0) {
+		flush()
+	}
+	return err
+}
+
+// onApply hands an applied entry's changes to the watches, in version order, and wakes whoever waits for the version.
+func (x *Exec) onApply(version uint64, ops []Op) {
+	for _, w := range x.watches {
+		var changes []edge.Change
+		for _, op := range ops {
+			tenant, table, id, ok := edge.ParseRecordKey(op.Key)
+			if !ok || !slices.Contains(w.Tables, table) {
+				continue
+			}
+			c := edge.Change{Tenant: tenant, Table: table, ID: id}
+			if !op.Delete {
+				c.Val = slices.Clone(op.Val)
+			}
+			changes = append(changes, c)
+		}
+		if len(changes) > 0 {
+			w.Apply(false, version, changes)
+		}
+	}
+	x.advance(version)
+}
+
+// onRestore feeds the watches anew after another node's snapshot has replaced the state.
+func (x *Exec) onRestore(version uint64) {
+	if err := x.loadWatches(); err != nil {
+		x.cfg.Logger.Error("watches could not be loaded after a restore; restart the node", "error", err)
+	}
+	x.advance(version)
+}
+
+func (x *Exec) advance(version uint64) {
+	x.mu.Lock()
+	x.version = version
+	close(x.applied)
+	x.applied = make(chan struct{})
+	x.mu.Unlock()
+}
+
+// changed returns a channel that closes at the next applied version.
+func (x *Exec) changed() <-chan struct{} {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.applied
+}
