@@ -1,0 +1,5 @@
+package app
+
+import "flag"
+
+var update = flag.Bool("update", false, "write golden files anew")
