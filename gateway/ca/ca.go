@@ -62,7 +62,6 @@ type Authority struct {
 type shown struct {
 	site     *tls.Certificate
 	operator *tls.Certificate // nil where the operator gave none
-	renew    time.Time        // of the site's certificate
 }
 
 // Names of the authority's files below Options.Dir.

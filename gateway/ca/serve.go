@@ -56,11 +56,15 @@ func (a *Authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 	return s.operator, nil
 }
 
-// look sees to it, at most every lookEvery, that what is shown still fits. A handshake never waits for another's look. A failure is
-// logged and what was shown before stays.
+// look sees to it, at most every lookEvery, that what is shown still fits. A handshake waits for another's look only when the site's
+// certificate is of no use at present. A failure is logged and what was shown before stays.
 func (a *Authority) look() {
 	if !a.mu.TryLock() {
-		return
+		leaf, now := a.shown.Load().site.Leaf, a.now()
+		if !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter) {
+			return
+		}
+		a.mu.Lock()
 	}
 	defer a.mu.Unlock()
 	if since := a.o.Now().Sub(a.lastLook); since >= 0 && since < lookEvery {
