@@ -89,7 +89,7 @@ type tx struct {
 	writes layer
 	call   int // which call of a batch runs
 	ids    int
-	events []edge.Event
+	events []emitted
 	ran    int // events whose flows have run
 }
 
@@ -100,7 +100,7 @@ func (t *tx) Version() uint64    { return t.draft.state.Version() }
 func (t *tx) Now() time.Time     { return t.draft.now }
 func (t *tx) Acknowledged() bool { return t.intent.Acknowledged }
 
-func (t *tx) Emit(e edge.Event) { t.events = append(t.events, e) }
+func (t *tx) Emit(e edge.Event) { t.events = append(t.events, emitted{e, t.intent.Actor}) }
 
 func (t *tx) NewID(prefix string) edge.ID {
 	id := edge.DeriveID(prefix, t.intent.scoped(), idNumber(t.call, t.ids))

@@ -118,7 +118,7 @@ func (x *Exec) runFlows(t *tx) error {
 		}
 		e := t.events[i]
 		for _, f := range x.when[e.EventName()] {
-			if err := f.When(t, e); err != nil {
+			if err := f.When(t.as(e.actor), e.Event); err != nil {
 				return fmt.Errorf("flow %s: %w", f.Name, err)
 			}
 		}
@@ -132,16 +132,16 @@ func (x *Exec) emitAll(t *tx) error {
 	d := t.draft
 	version := t.Version() + 1
 	for i, e := range t.events {
-		changed, err := json.Marshal(e)
+		changed, err := json.Marshal(e.Event)
 		if err != nil {
 			return fmt.Errorf("encode event %s: %w", e.EventName(), err)
 		}
 		row := edge.EventRow{
-			ID: edge.DeriveID("evt", t.intent.scoped(), idNumber(0x7fff, i)), Type: e.EventName(), Tenant: t.intent.Actor.Tenant,
-			Subject: e.Subject(), Time: t.Now(), Actor: t.intent.Actor.Subject, Operation: t.intent.Operation, Changed: changed,
+			ID: edge.DeriveID("evt", t.intent.scoped(), idNumber(0x7fff, i)), Type: e.EventName(), Tenant: e.actor.Tenant,
+			Subject: e.Subject(), Time: t.Now(), Actor: e.actor.Subject, Operation: t.intent.Operation, Changed: changed,
 		}
 		if table := x.byID[row.Subject.Prefix()]; table != nil {
-			if row.Object, _, err = table.Raw(t, row.Subject); err != nil {
+			if row.Object, _, err = table.Raw(t.as(e.actor), row.Subject); err != nil {
 				return err
 			}
 		}
@@ -150,9 +150,7 @@ func (x *Exec) emitAll(t *tx) error {
 			return fmt.Errorf("encode event row: %w", err)
 		}
 		t.kernelPut(eventKey(row.Tenant, version, d.events+i), raw)
-	}
-	if len(t.events) > 0 {
-		t.kernelPut(headKey(t.intent.Actor.Tenant), number(version))
+		t.kernelPut(headKey(row.Tenant), number(version))
 	}
 	return nil
 }
@@ -217,7 +215,7 @@ func (x *Exec) dryRun(in *Intent) (edge.Reply, error) {
 		}
 	}
 	for _, e := range t.events {
-		changed, err := json.Marshal(e)
+		changed, err := json.Marshal(e.Event)
 		if err != nil {
 			return edge.Reply{}, err
 		}
