@@ -1,0 +1,429 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+	"wispgate/edge"
+)
+
+func simOptions(d *simDisk) Options {
+	return Options{
+		disk: d, SegmentBytes: 16 << 10, MaxBytes: 20 * 16 << 10, Reserve: 16 << 10, Now: time.Now, Chain: true,
+		Boot: func() Boot { return Boot{ID: BootID{1}} },
+	}
+}
+
+// ledger is what the outside world knows.
+type ledger struct {
+	mu      sync.Mutex
+	acked   map[uint64][]byte
+	trimmed uint64
+}
+
+func (l *ledger) ack(seq uint64, payload []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if old, ok := l.acked[seq]; ok {
+		return fmt.Errorf("sequence %d was acknowledged twice, for %q and %q", seq, old[:8], payload[:8])
+	}
+	l.acked[seq] = payload
+	return nil
+}
+
+func (l *ledger) snapshot() (acked map[uint64][]byte, trimmed uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	acked = make(map[uint64][]byte, len(l.acked))
+	for k, v := range l.acked {
+		acked[k] = v
+	}
+	return acked, l.trimmed
+}
+
+// check compares a journal with what was acknowledged before the cut. trimmed is the most that may be gone.
+func checkLedger(j *Journal, acked map[uint64][]byte, trimmed uint64) error {
+	if j.First() > trimmed+1 {
+		return fmt.Errorf("first is %d, only %d were released", j.First(), trimmed)
+	}
+	found := map[uint64]bool{}
+	ids := map[string]uint64{}
+	want := j.First()
+	if _, err := j.Read(0, 0, func(r Record) error {
+		if r.Seq != want {
+			return fmt.Errorf("got sequence %d, want %d", r.Seq, want)
+		}
+		want++
+		if p, ok := acked[r.Seq]; ok && !bytes.Equal(p, r.Payload) {
+			return fmt.Errorf("record %d differs from what was acknowledged", r.Seq)
+		}
+		if before, ok := ids[string(r.Payload[:16])]; ok {
+			return fmt.Errorf("records %d and %d are the same fact", before, r.Seq)
+		}
+		ids[string(r.Payload[:16])] = r.Seq
+		found[r.Seq] = true
+		return nil
+	}); err != nil {
+		return err
+	}
+	for seq := range acked {
+		if seq >= j.First() && !found[seq] {
+			return fmt.Errorf("acknowledged record %d is lost; the journal ends at %d", seq, j.Next())
+		}
+	}
+	return nil
+}
+
+func fact(id int64, size int) []byte {
+	return append(fmt.Appendf(nil, "%016x", id), bytes.Repeat([]byte{byte(id)}, size)...)
+}
+
+// TestNothingAcknowledgedIsLostInAPowerCut cuts the power at a random operation while three writers append and one
+// trims, with failing flushes in between, reopens what the platter holds, and goes on with that.
+func TestNothingAcknowledgedIsLostInAPowerCut(t *testing.T) {
+	t.Parallel()
+	rounds := 150
+	if os.Getenv("WISPGATE_LONG") != "" {
+		rounds = 20000
+	}
+	for seed := range rounds {
+		if err := cutAndCheck(uint64(seed), 4); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
+	}
+}
+
+func cutAndCheck(seed uint64, cuts int) error {
+	rng := rand.New(rand.NewPCG(seed, 1))
+	d, l := newSimDisk(), &ledger{acked: map[uint64][]byte{}}
+	var ids atomic.Int64
+	for cut := range cuts {
+		j, err := Open(simOptions(d))
+		if err != nil {
+			return fmt.Errorf("open after cut %d: %w", cut, err)
+		}
+		acked, trimmed := l.snapshot()
+		if err := checkLedger(j, acked, trimmed); err != nil {
+			return errors.Join(fmt.Errorf("cut %d: %w", cut, err), j.Close())
+		}
+		var (
+			once  sync.Once
+			steps atomic.Int64
+			at    = int64(rng.IntN(60) + 1)
+			image *simDisk
+			cutAt = rand.New(rand.NewPCG(seed, uint64(cut)))
+			dark  atomic.Bool
+		)
+		d.mu.Lock()
+		d.step = func() {
+			if steps.Add(1) == at {
+				once.Do(func() {
+					// What is acknowledged from here on happens after the cut and does not count.
+					acked, trimmed = l.snapshot()
+					image = d.cut(cutAt)
+					dark.Store(true)
+				})
+			}
+		}
+		if rng.IntN(2) == 0 {
+			var faults atomic.Uint64
+			d.fault = func(op string) error {
+				if n := faults.Add(1); (op == "sync" || op == "write") && n%11 == 3 {
+					return errFault
+				}
+				return nil
+			}
+		}
+		d.mu.Unlock()
+		err = load(j, l, &ids, &dark, rng.IntN(3000))
+		if err = errors.Join(err, j.Close()); err != nil {
+			return err
+		}
+		if !dark.Load() { // too little happened: the cut comes now
+			acked, trimmed = l.snapshot()
+			image = d.cut(cutAt)
+		}
+		d, l = image, &ledger{acked: acked, trimmed: trimmed}
+		// Records after the last acknowledged one may have survived; their numbers will not be given out again.
+	}
+	return nil
+}
+
+// load appends from three goroutines until the power is gone or enough was written.
+func load(j *Journal, l *ledger, ids *atomic.Int64, dark *atomic.Bool, size int) error {
+	var work sync.WaitGroup
+	errs := make(chan error, 4)
+	for range 3 {
+		work.Go(func() {
+			for range 40 {
+				if dark.Load() {
+					return
+				}
+				p := fact(ids.Add(1), size)
+				seq, err := j.Append(context.Background(), 1, p)
+				var known *edge.Error
+				switch {
+				case err == nil:
+					err = l.ack(seq, p)
+				case errors.As(err, &known) && known.Kind == edge.Unavailable:
+					err = nil
+				}
+				if err != nil {
+					errs <- err
+					return
+				}
+			}
+		})
+	}
+	work.Go(func() {
+		for i := range 5 {
+			upto := j.Next() / 2
+			l.mu.Lock()
+			if !dark.Load() {
+				l.trimmed = max(l.trimmed, upto)
+			}
+			l.mu.Unlock()
+			if err := j.Trim(upto); err != nil {
+				errs <- fmt.Errorf("trim %d: %w", i, err)
+			}
+		}
+	})
+	work.Wait()
+	close(errs)
+	return <-errs
+}
+
+// TestJournalAgainstAModel compares random sequences of appends, trims, reopenings, power cuts, faults and a filling
+// disk with a list that cannot lose anything.
+func TestJournalAgainstAModel(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		d := newSimDisk()
+		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 2))
+		j, err := Open(simOptions(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = j.Close() }()
+		acked, trimmed, id := map[uint64][]byte{}, uint64(0), int64(0)
+		reopen := func() {
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+			d.mu.Lock()
+			d.fault = nil // a disk that fails at start is an error, not a state to compare
+			d.mu.Unlock()
+			next, err := Open(simOptions(d))
+			if err != nil {
+				t.Fatal(err)
+			}
+			j = next
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"append": func(t *rapid.T) {
+				for range rapid.IntRange(1, 30).Draw(t, "n") {
+					id++
+					p := fact(id, rapid.IntRange(0, 2000).Draw(t, "size"))
+					seq, err := j.Append(context.Background(), 1, p)
+					if err == nil {
+						if _, twice := acked[seq]; twice {
+							t.Fatalf("sequence %d given twice", seq)
+						}
+						acked[seq] = p
+					} else if e, ok := edge.AsError(err); !ok || e.Code != "journal_full" && e.Code != "journal_write_failed" {
+						t.Fatal(err)
+					}
+				}
+			},
+			"trim": func(t *rapid.T) {
+				upto := rapid.Uint64Range(0, j.Next()+5).Draw(t, "upto")
+				if err := j.Trim(upto); err != nil {
+					t.Fatal(err)
+				}
+				trimmed = max(trimmed, upto)
+			},
+			"reopen": func(*rapid.T) { reopen() },
+			"power cut": func(*rapid.T) {
+				image := d.cut(rng)
+				_ = j.Close()
+				d = image
+				next, err := Open(simOptions(d))
+				if err != nil {
+					t.Fatal(err)
+				}
+				j = next
+			},
+			"fault": func(t *rapid.T) {
+				n := int64(rapid.IntRange(0, 3).Draw(t, "faults"))
+				op := rapid.SampledFrom([]string{"write", "sync"}).Draw(t, "op")
+				var left atomic.Int64
+				left.Store(n)
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.fault = func(o string) error {
+					if o == op && left.Add(-1) >= 0 {
+						return errFault
+					}
+					return nil
+				}
+			},
+			"disk fills or clears": func(t *rapid.T) {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.capacity = int64(rapid.SampledFrom([]int{0, 3, 5, 8}).Draw(t, "segments")) * (16 << 10)
+			},
+			"": func(t *rapid.T) {
+				if err := checkLedger(j, acked, trimmed); err != nil {
+					t.Fatal(err)
+				}
+			},
+		})
+	})
+}
+
+func TestAFailedFlushIsFinalForItsSegment(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	j := open(t, simOptions(d))
+	acked := map[uint64][]byte{}
+	put := func(id int64) error {
+		p := fact(id, 100)
+		seq, err := j.Append(t.Context(), 1, p)
+		if err == nil {
+			acked[seq] = p
+		}
+		return err
+	}
+	for id := range int64(10) {
+		if err := put(id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fail := func(times int64) {
+		var left atomic.Int64
+		left.Store(times)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.fault = func(op string) error {
+			if op == "sync" && left.Add(-1) >= 0 {
+				return errFault
+			}
+			return nil
+		}
+	}
+	before := j.segs[len(j.segs)-1].ordinal
+	fail(1)
+	if err := put(10); err != nil {
+		t.Fatalf("one failed flush must be carried to the next segment, got %v", err)
+	}
+	if s := j.Stats(); s.Failures != 1 || j.segs[len(j.segs)-1].ordinal == before {
+		t.Fatalf("the segment was not given up: %+v", s)
+	}
+	fail(2)
+	if err := put(11); !errors.Is(err, ErrWrite) {
+		t.Fatalf("two failed flushes: got %v, want journal_write_failed", err)
+	}
+	if err := put(12); err != nil {
+		t.Fatalf("afterwards: %v", err)
+	}
+	if err := checkLedger(j, acked, 0); err != nil {
+		t.Fatal(err)
+	}
+	_ = j.Close()
+	d = d.cut(rand.New(rand.NewPCG(1, 1)))
+	j = open(t, simOptions(d))
+	if err := checkLedger(j, acked, 0); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAFullDiskIsSurvivedWithoutRestart(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	d.capacity = 6 * 16 << 10
+	opt := simOptions(d)
+	opt.Reserve = 2 * opt.SegmentBytes
+	j := open(t, opt)
+	waitFor(t, func() bool { return j.Stats().Spares == 3 })
+	d.mu.Lock()
+	d.capacity = 1 // someone else took the rest
+	d.mu.Unlock()
+	p, n := make([]byte, 1000), 0
+	var err error
+	for ; err == nil; n++ {
+		_, err = j.Append(t.Context(), 1, p)
+	}
+	if !errors.Is(err, ErrDiskFull) || n < 4*14 {
+		t.Fatalf("after %d records: got %v; the reserve holds four segments", n, err)
+	}
+	if _, err = j.Append(t.Context(), 1, p); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("still full: got %v", err)
+	}
+	// Trimming gives room even while the disk is full, because the blocks are kept.
+	if err := j.Trim(uint64(n / 2)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err = j.Append(t.Context(), 1, p); err != nil {
+		t.Fatalf("after trim: %v", err)
+	}
+	for ; err == nil; n++ {
+		_, err = j.Append(t.Context(), 1, p)
+	}
+	d.mu.Lock()
+	d.capacity = 0
+	d.mu.Unlock()
+	if _, err = j.Append(t.Context(), 1, p); err != nil {
+		t.Fatalf("after space was freed: %v", err)
+	}
+}
+
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the expected state did not come")
+		}
+	}
+}
+
+func TestDamageInTheMiddleIsLoud(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	j := open(t, simOptions(d))
+	for id := range int64(100) {
+		if _, err := j.Append(t.Context(), 1, fact(id, 900)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := segmentName(j.segs[len(j.segs)-1].ordinal)
+	_ = j.Close()
+	corrupt := func(name string, at int) *simDisk {
+		image := d.cut(rand.New(rand.NewPCG(1, 1)))
+		image.names[name].data[at] ^= 0x10
+		return image
+	}
+	for _, at := range []int{headerSize + 10, headerSize + 1200, 20} {
+		_, err := Open(simOptions(corrupt(last, at)))
+		if e, ok := edge.AsError(err); !ok || e.Code != "journal_corrupt" || e.Fix == "" {
+			t.Errorf("byte %d of the last segment: got %v", at, err)
+		}
+	}
+	// Older segments are not read at start, so that it is quick; damage there shows when they are read.
+	j = open(t, simOptions(corrupt(segmentName(1), 2000)))
+	_, err := j.Read(0, 0, func(Record) error { return nil })
+	if e, ok := edge.AsError(err); !ok || e.Code != "journal_corrupt" {
+		t.Errorf("damage in an old segment: got %v", err)
+	}
+	if _, err := Open(simOptions(corrupt(segmentName(2), 20))); err == nil {
+		t.Error("a damaged header in the middle was not noticed")
+	}
+}
