@@ -194,8 +194,14 @@ func start(t *testing.T, st Stream, change func(*Config)) (*Uplink, *broker) {
 			t.Error(err)
 		}
 	})
-	time.Sleep(time.Second) // fake time: connected, and the wait for a retained ack is over
+	sleep(time.Second) // connected, and the wait for a retained ack is over
 	return u, b
+}
+
+// sleep lets fake time pass and everything settle.
+func sleep(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func TestRangesAreContiguousAndAcknowledgedOnesForgotten(t *testing.T) {
@@ -225,7 +231,7 @@ func TestRangesAreContiguousAndAcknowledgedOnesForgotten(t *testing.T) {
 		if s.Acked != 40 || s.Backlog != 0 || s.UnderWay != 0 || s.Bytes != 0 || !s.Connected {
 			t.Errorf("status %+v", s)
 		}
-		time.Sleep(time.Hour)
+		sleep(time.Hour)
 		if again := b.conn.take(wire.Events); len(again) != 0 {
 			t.Errorf("%d acknowledged batches were sent again", len(again))
 		}
@@ -235,7 +241,7 @@ func TestRangesAreContiguousAndAcknowledgedOnesForgotten(t *testing.T) {
 func TestUnacknowledgedBatchesAreSentAgainEverMoreSlowly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(1), nil)
-		time.Sleep(10 * time.Minute)
+		sleep(10 * time.Minute)
 		got := b.conn.take(wire.Events)
 		if len(got) < 5 {
 			t.Fatalf("sent %d times in ten minutes", len(got))
@@ -361,11 +367,11 @@ func TestIdleStreamMovesItsMarkWithAnEmptyBatch(t *testing.T) {
 		st.skip = 1 // no events at all
 		_, b := start(t, st, nil)
 		st.grow(500)
-		time.Sleep(30 * time.Second)
+		sleep(30 * time.Second)
 		if got := b.conn.take(wire.Events); len(got) != 0 {
 			t.Fatalf("an empty batch went out at once: %+v", got[0].head)
 		}
-		time.Sleep(time.Minute)
+		sleep(time.Minute)
 		got := b.conn.take(wire.Events)
 		if len(got) == 0 || got[0].head.Upto != 500 || got[0].head.Events != 0 {
 			t.Errorf("got %+v, want one empty batch up to 500", got)
@@ -416,7 +422,7 @@ func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
 		b.conn.take(wire.Events)
 		b.refuse = errors.New("no route")
 		b.conn.gone <- errors.New("reset")
-		time.Sleep(30 * time.Minute)
+		sleep(30 * time.Minute)
 		if s := u.Status()[0]; s.Connected || s.Problem.Code != "broker_unreachable" {
 			t.Errorf("status %+v", s)
 		}
@@ -424,7 +430,7 @@ func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
 			t.Errorf("%d attempts in half an hour, want about one a minute", n)
 		}
 		b.refuse = nil
-		time.Sleep(2 * time.Minute)
+		sleep(2 * time.Minute)
 		if got := b.conn.take(wire.Events); len(got) == 0 || got[0].head.After != 0 {
 			t.Error("what was under way is not sent on the new connection")
 		}
@@ -442,7 +448,7 @@ func TestReadErrorsShowAndHeal(t *testing.T) {
 		st.mu.Lock()
 		st.fail = nil
 		st.mu.Unlock()
-		time.Sleep(time.Minute)
+		sleep(time.Minute)
 		if got := b.conn.take(wire.Events); len(got) == 0 {
 			t.Error("sending did not begin once the store could be read")
 		}
@@ -452,7 +458,7 @@ func TestReadErrorsShowAndHeal(t *testing.T) {
 func TestRateBoundsCatchingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(2_000), func(c *Config) { c.BytesPerSecond, c.Window, c.WindowBytes = 1000, 1000, 1<<20 })
-		time.Sleep(9 * time.Second)
+		sleep(9 * time.Second)
 		size := 0
 		for _, m := range b.conn.take(wire.Events) {
 			size += len(m.raw)
