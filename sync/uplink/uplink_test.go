@@ -98,8 +98,8 @@ func (m *memStream) Acked(upto uint64) error {
 // broker is the other side of every connection that a test's uplink makes.
 type broker struct {
 	t       *testing.T
+	mu      sync.Mutex
 	refuse  error
-	conns   int
 	dialled []time.Time
 	conn    *fakeConn
 	will    wire.State
@@ -174,11 +174,12 @@ func start(t *testing.T, st Stream, change func(*Config)) (*Uplink, *broker) {
 	}
 	b := &broker{t: t}
 	u.dial = func(_ context.Context, _ Name, session string, will []byte) (conn, error) {
+		b.mu.Lock()
+		defer b.mu.Unlock()
 		b.dialled = append(b.dialled, time.Now())
 		if b.refuse != nil {
 			return nil, b.refuse
 		}
-		b.conns++
 		b.session = session
 		b.conn = &fakeConn{b: b, in: make(chan message, 8), gone: make(chan error, 1)}
 		if b.will, err = wire.ParseState(will); err != nil {
@@ -196,6 +197,12 @@ func start(t *testing.T, st Stream, change func(*Config)) (*Uplink, *broker) {
 	})
 	sleep(time.Second) // connected, and the wait for a retained ack is over
 	return u, b
+}
+
+func (b *broker) setRefuse(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refuse = err
 }
 
 // sleep lets fake time pass and everything settle.
@@ -420,7 +427,7 @@ func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		u, b := start(t, newStream(10), nil)
 		b.conn.take(wire.Events)
-		b.refuse = errors.New("no route")
+		b.setRefuse(errors.New("no route"))
 		b.conn.gone <- errors.New("reset")
 		sleep(30 * time.Minute)
 		if s := u.Status()[0]; s.Connected || s.Problem.Code != "broker_unreachable" {
@@ -429,7 +436,7 @@ func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
 		if n := len(b.dialled); n < 20 || n > 70 {
 			t.Errorf("%d attempts in half an hour, want about one a minute", n)
 		}
-		b.refuse = nil
+		b.setRefuse(nil)
 		sleep(2 * time.Minute)
 		if got := b.conn.take(wire.Events); len(got) == 0 || got[0].head.After != 0 {
 			t.Error("what was under way is not sent on the new connection")
