@@ -81,11 +81,11 @@ func TablePrefix(tenant, table string) string { return tenant + "/" + table + "/
 // ParseRecordKey splits a record's key; ok is false for index, due and kernel keys.
 func ParseRecordKey(key string) (tenant, table string, id ID, ok bool) {
 	tenant, rest, ok := strings.Cut(key, "/")
-	if !ok || tenant == globalSpace {
+	if !ok || tenant == globalSpace || strings.HasPrefix(tenant, "#") { // # begins the kernel's own keys
 		return "", "", "", false
 	}
 	table, last, ok := strings.Cut(rest, "/")
-	if !ok || strings.ContainsAny(table, "#!") {
+	if !ok || strings.ContainsAny(table, "#!") || strings.Contains(last, "/") {
 		return "", "", "", false
 	}
 	return tenant, table, ID(last), true

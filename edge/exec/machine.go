@@ -261,6 +261,9 @@ func wall(nanos int64) time.Time {
 	return time.Unix(0, nanos).UTC()
 }
 
+// Store is the store that the machine writes to.
+func (m *Machine) Store() *store.Store { return m.store }
+
 // Fatal is why the machine refuses work, nil while it works.
 func (m *Machine) Fatal() error {
 	m.fatalMu.Lock()

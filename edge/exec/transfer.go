@@ -22,24 +22,60 @@ type StateInfo struct {
 	Index, Term uint64 // of the log entry it includes last
 }
 
-// Dump flushes and writes the state, with the position in the log that it stands for, as a stream for Restore.
-func (m *Machine) Dump(w io.Writer) (StateInfo, error) {
+// Transfer is a state that stands ready to be sent: it stays as it is however long that takes, and must be closed.
+type Transfer struct {
+	Info StateInfo
+	pin  *pin
+}
+
+// Transfer flushes and holds the state as it is now.
+func (m *Machine) Transfer() (*Transfer, error) {
 	p, at, err := m.durablePin()
 	if err != nil {
-		return StateInfo{}, fmt.Errorf("dump state: %w", err)
+		return nil, fmt.Errorf("hold state: %w", err)
 	}
-	defer p.release()
-	info := StateInfo{Version: at.version, Index: at.index, Term: at.term}
+	return &Transfer{Info: StateInfo{Version: at.version, Index: at.index, Term: at.term}, pin: p}, nil
+}
+
+// Close releases the state.
+func (t *Transfer) Close() { t.pin.release() }
+
+// Size is the number of octets that Write will write. It reads the state once to know.
+func (t *Transfer) Size() (int64, error) {
+	var n counter
+	err := t.Write(&n)
+	return int64(n), err
+}
+
+// Write writes the state, with the position in the log that it stands for, as a stream for Restore.
+func (t *Transfer) Write(w io.Writer) error {
 	head := append(make([]byte, 0, stateHeader), stateMagic...)
-	head = binary.LittleEndian.AppendUint64(head, info.Version)
-	head = binary.LittleEndian.AppendUint64(head, info.Index)
-	head = binary.LittleEndian.AppendUint64(head, info.Term)
+	head = binary.LittleEndian.AppendUint64(head, t.Info.Version)
+	head = binary.LittleEndian.AppendUint64(head, t.Info.Index)
+	head = binary.LittleEndian.AppendUint64(head, t.Info.Term)
 	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
 	if _, err := w.Write(head); err != nil {
-		return info, fmt.Errorf("dump state: %w", err)
+		return fmt.Errorf("write state: %w", err)
 	}
-	_, err = p.sn.Dump(w, store.Replicated)
-	return info, err
+	_, err := t.pin.sn.Dump(w, store.Replicated)
+	return err
+}
+
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
+}
+
+// Dump writes the state as it is now: Transfer and Write in one.
+func (m *Machine) Dump(w io.Writer) (StateInfo, error) {
+	t, err := m.Transfer()
+	if err != nil {
+		return StateInfo{}, err
+	}
+	defer t.Close()
+	return t.Info, t.Write(w)
 }
 
 // durablePin flushes and holds the store's snapshot of exactly the position it returns.

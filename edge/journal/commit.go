@@ -14,9 +14,9 @@ import (
 // writer is what only the committer touches.
 type writer struct {
 	seg      *segment // nil: take a new one first
+	salt     uint32   // of seg
 	idle     *batch
 	out      []byte
-	plain    []byte
 	marks    []place
 	trial    chain // state after out; becomes the chain when out is durable
 	chain    chain
@@ -243,9 +243,14 @@ func (j *Journal) rotate() error {
 	}
 	j.segs = append(j.segs, seg)
 	j.segMu.Unlock()
-	w.seg = seg
+	j.writeTo(seg)
 	j.kick()
 	return nil
+}
+
+// writeTo makes seg the one being written.
+func (j *Journal) writeTo(seg *segment) {
+	j.writer.seg, j.writer.salt = seg, salt(j.id, seg.ordinal)
 }
 
 // encode fills out with the frames of as many items as fit and returns how many items that covers. Zero with an
@@ -320,7 +325,7 @@ func (j *Journal) encodeOne(it *item, payload []byte, group uint64, quality Qual
 		return false
 	}
 	var f frame
-	w.out, f = endFrame(w.out, start, salt(j.id, w.seg.ordinal))
+	w.out, f = endFrame(w.out, start, w.salt)
 	if (w.trial.seq-w.seg.base)%markEvery == 0 {
 		w.marks = append(w.marks, place{w.trial.seq, w.seg.end + int64(start)})
 	}

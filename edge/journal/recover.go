@@ -160,7 +160,7 @@ func (j *Journal) create() error {
 	}
 	j.first.Store(1)
 	j.next.Store(1)
-	j.writer.seg = seg
+	j.writeTo(seg)
 	j.writer.chain = chain{seq: 1, hash: seg.previous}
 	return nil
 }
@@ -252,7 +252,7 @@ func (j *Journal) takeUp() error {
 	seg.next, seg.end, seg.marks = t.next, t.end, t.marks
 	j.first.Store(j.segs[0].base)
 	j.next.Store(t.next)
-	j.writer.seg = seg
+	j.writeTo(seg)
 	j.writer.chain = chain{seq: t.next, hash: t.hash, sinceHead: t.sinceHead}
 	return j.adoptSpares(seg)
 }

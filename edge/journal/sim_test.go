@@ -196,8 +196,10 @@ func (f *simFile) Datasync() error {
 	err := f.disk.enter("sync")
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
-	if err == nil {
-		copy(f.platter, f.data)
+	for s := range f.dirty {
+		if err == nil {
+			copy(f.platter[s*sector:min((s+1)*sector, len(f.data))], f.data[s*sector:])
+		}
 	}
 	clear(f.dirty)
 	return err

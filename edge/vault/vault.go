@@ -68,12 +68,11 @@ func Open(dir string) (*Vault, error) {
 	return &Vault{node: node, nodes: gcm(derive(node, "wispgate wrap v1")), tenants: map[string]*tenant{}}, nil
 }
 
-// NewTenantKey draws a data key for a tenant, makes it the one that seals from now on, and returns it wrapped for this
-// node. Older keys of the tenant go on opening what they sealed.
+// NewTenantKey draws a data key for a tenant and returns it wrapped for this node. It seals nothing until LoadTenantKey:
+// a key whose record is never committed must not seal anything, or nobody could open that again.
 func (v *Vault) NewTenantKey(name string) ([]byte, error) {
 	raw := make([]byte, keySize)
 	_, _ = rand.Read(raw) // never fails: it ends the program instead
-	v.add(name, raw)
 	return v.wrap(name, raw), nil
 }
 

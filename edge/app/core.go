@@ -1,0 +1,337 @@
+// Package app puts the rooms together: a node (RADIUS, API, uplink), the NOC's relay, and the demo that runs both. It is the only
+// package that knows every other one.
+package app
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/config"
+	"wispgate/edge/exec"
+	"wispgate/edge/journal"
+	"wispgate/edge/obs"
+	"wispgate/edge/store"
+	"wispgate/edge/vault"
+	"wispgate/gateway/ca"
+	"wispgate/sync/cluster"
+)
+
+// Options are what a program is started with.
+type Options struct {
+	Config          config.Config
+	Origins         config.Origins
+	Version, Commit string
+	Log             io.Writer // the log
+	Out             io.Writer // what a person at the terminal should read: the claim code, the addresses
+
+	// KeepEvents bounds how long events wait for an uplink that is switched off; 0: a week.
+	KeepEvents time.Duration
+}
+
+// VersionInfo is what "wispgate version" prints.
+type VersionInfo struct {
+	Version  string `json:"version"`
+	Commit   string `json:"commit"`
+	Go       string `json:"go"`
+	Platform string `json:"platform"`
+}
+
+// Version describes this build.
+func Version(version, commit string) VersionInfo {
+	return VersionInfo{version, commit, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
+}
+
+// core is what a node and a relay have in common: one data folder with its store, state machine, log, keys and audit journal, the
+// executor over them, and the lists of what to stop.
+type core struct {
+	opts    Options
+	dir     string
+	id      nodeID
+	now     func() time.Time
+	log     *slog.Logger
+	ring    *obs.Ring
+	metrics *obs.Registry
+	clock   *obs.Clock
+	vault   *vault.Vault
+	store   *store.Store
+	machine *exec.Machine
+	exec    *exec.Exec
+	cluster *cluster.Node
+	audit   *journal.Journal
+	ca      *ca.Authority
+	group   *obs.Group
+	secrets secrets
+
+	stack []cleanup
+}
+
+// cleanup is one thing to stop, by name. What was opened last is closed first, at the end as after an error half way.
+type cleanup struct {
+	name string
+	stop func(ctx context.Context) error
+}
+
+func (c *core) onStop(name string, stop func(ctx context.Context) error) {
+	c.stack = append(c.stack, cleanup{name, stop})
+}
+
+// stopWithin bounds how long the whole stop may take.
+const stopWithin = 15 * time.Second
+
+// stop unwinds the stack. Every cleanup runs, whatever the others answer.
+func (c *core) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	var errs []error
+	for len(c.stack) > 0 {
+		last := c.stack[len(c.stack)-1]
+		c.stack = c.stack[:len(c.stack)-1]
+		if err := last.stop(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", last.name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// nodeID is who this node is; it is drawn at the first start and kept, unless the configuration names it.
+type nodeID struct {
+	Node    string `json:"node"`
+	Site    string `json:"site"`
+	Cluster string `json:"cluster"`
+}
+
+// newCore opens the data folder: log, keys, journals and store, in the order in which they need each other.
+func newCore(opts Options, dir, program string) (*core, error) {
+	c := &core{opts: opts, dir: dir, now: time.Now, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
+	log, _, err := obs.NewLogger(opts.Log, obs.LogOptions{Level: opts.Config.Node.LogLevel, Format: opts.Config.Node.LogFormat, Ring: c.ring})
+	if err != nil {
+		return nil, err
+	}
+	c.log = log.With("program", program)
+	c.clock = obs.NewClock(c.now)
+	c.metrics.Process(opts.Version)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, folderError(dir, err)
+	}
+	if c.id, err = loadNodeID(dir, opts.Config.Node); err != nil {
+		return nil, err
+	}
+	limitMemory(c.log)
+	for _, open := range []func() error{c.openStore, c.openVault, c.openAudit, c.openCA} {
+		if err := open(); err != nil {
+			return nil, errors.Join(err, c.stop())
+		}
+	}
+	return c, nil
+}
+
+func folderError(dir string, err error) error {
+	return &edge.Error{
+		Kind: edge.Unavailable, Code: "data_dir", Message: fmt.Sprintf("The data folder %s cannot be used: %v", dir, errors.Unwrap(err)),
+		Fix: "Make it for the user that runs wispgate, or name another with node.data_dir or WISPGATE_NODE__DATA_DIR",
+	}
+}
+
+// loadNodeID reads or makes node.json. A configured name that differs from the kept one is refused: streams and log belong to the old one.
+func loadNodeID(dir string, n config.Node) (id nodeID, err error) {
+	path := filepath.Join(dir, "node.json")
+	raw, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if err := json.Unmarshal(raw, &id); err != nil {
+			return id, fmt.Errorf("read %s: %w", path, err)
+		}
+		if n.ID != "" && n.ID != id.Node || n.Cluster != "" && n.Cluster != id.Cluster {
+			return id, &edge.Error{
+				Kind: edge.Invalid, Code: "node_renamed", Message: fmt.Sprintf("The data folder belongs to node %s of cluster %s", id.Node, id.Cluster),
+				Fix: "Set node.id and node.cluster to these names, or start with an empty data folder",
+			}
+		}
+		if n.Site != "" {
+			id.Site = n.Site
+		}
+		return id, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return id, fmt.Errorf("read %s: %w", path, err)
+	}
+	id = nodeID{Node: n.ID, Site: n.Site, Cluster: n.Cluster}
+	if id.Node == "" {
+		id.Node = "node-" + shortRandom()
+	}
+	if id.Site == "" {
+		id.Site = id.Node
+	}
+	if id.Cluster == "" {
+		id.Cluster = id.Node
+	}
+	if raw, err = json.MarshalIndent(id, "", "  "); err != nil {
+		return id, err
+	}
+	return id, writeFile(path, raw, 0o600)
+}
+
+// limitMemory sets Go's soft limit to 40 % of what the machine or its cgroup gives, unless GOMEMLIMIT says otherwise; the rest is for
+// mapped tables, the page cache and the kernel.
+func limitMemory(log *slog.Logger) {
+	if os.Getenv("GOMEMLIMIT") != "" {
+		return
+	}
+	total := memoryTotal()
+	if total == 0 {
+		return
+	}
+	limit := max(int64(total/10*4), 24<<20)
+	debug.SetMemoryLimit(limit)
+	if total <= 256<<20 && os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+	log.Debug("memory limit set", "limit_bytes", limit, "total_bytes", total)
+}
+
+func (c *core) openStore() (err error) {
+	s := c.opts.Config.Storage
+	marks := store.Watermarks{
+		Warn:     store.Mark{Percent: uint64(s.WarnFreePercent), AtMost: store.DefaultWatermarks.Warn.AtMost},
+		Low:      store.Mark{Percent: uint64(s.LowFreePercent), AtMost: store.DefaultWatermarks.Low.AtMost},
+		Critical: store.Mark{Percent: uint64(s.StopFreePercent), AtMost: store.DefaultWatermarks.Critical.AtMost},
+	}
+	marks.Resume = store.Mark{Percent: marks.Low.Percent + marks.Low.Percent/2, AtMost: store.DefaultWatermarks.Resume.AtMost}
+	ballast := int64(s.Ballast)
+	if ballast == 0 {
+		ballast = -1
+	}
+	if c.store, err = store.Open(store.Options{Dir: filepath.Join(c.dir, "state"), Logger: c.log, Watermarks: marks, BallastBytes: ballast}); err != nil {
+		return err
+	}
+	c.onStop("store", func(context.Context) error { return c.store.Close() })
+	if c.machine, err = exec.NewMachine(c.store, exec.MachineOptions{Logger: c.log}); err != nil {
+		return err
+	}
+	c.onStop("state machine", func(context.Context) error { return c.machine.Close() })
+	return nil
+}
+
+func (c *core) openVault() (err error) {
+	if c.vault, err = vault.Open(filepath.Join(c.dir, "keys")); err != nil {
+		return err
+	}
+	c.secrets = secrets{c.vault}
+	return c.secrets.openSystem(c.store)
+}
+
+// openAudit opens the hash-chained journal of who did what, whose heads the node signs.
+func (c *core) openAudit() error {
+	key, err := auditKey(filepath.Join(c.dir, "keys"))
+	if err != nil {
+		return err
+	}
+	pub, _ := key.Public().(ed25519.PublicKey)
+	if err := writePublic(filepath.Join(c.dir, "audit.pub"), pub); err != nil {
+		return err
+	}
+	c.audit, err = c.openJournal("audit", journal.Options{Chain: true, Signer: key})
+	return err
+}
+
+// openJournal opens one journal of the node with the settings that all of them share.
+func (c *core) openJournal(name string, o journal.Options) (*journal.Journal, error) {
+	cfg := c.opts.Config
+	o.Dir, o.MaxBytes, o.Reserve, o.Window = filepath.Join(c.dir, name), int64(cfg.Journal.MaxBytes), int64(cfg.Storage.JournalReserve), cfg.Journal.Window
+	o.Now, o.Logger = c.now, c.log.With("journal", name)
+	o.Quality = func() journal.Quality { return journal.Quality(c.clock.Quality()) }
+	o.Seal = c.vault.Sealer("journal " + name)
+	seconds := c.metrics.Seconds("wispgate_journal_commit_seconds", "Time of one write and flush of a journal.", "journal").With(name)
+	o.OnCommit = func(took time.Duration, _ int) { seconds.Update(took.Seconds()) }
+	j, err := journal.Open(o)
+	if err != nil {
+		return nil, err
+	}
+	c.onStop("journal "+name, func(context.Context) error { return j.Close() })
+	return j, nil
+}
+
+func (c *core) openCA() (err error) {
+	t, hosts := c.opts.Config.API.TLS, c.opts.Config.API.Hostnames
+	c.ca, err = ca.Open(ca.Options{
+		Dir: filepath.Join(c.dir, "tls"), Node: c.id.Node, Hosts: hosts, CertFile: t.CertFile, KeyFile: t.KeyFile,
+		Now: c.effectiveTime, Log: c.log,
+	})
+	return err
+}
+
+// effectiveTime is the clock, but never before the last committed time: a board without a battery does not travel back.
+func (c *core) effectiveTime() time.Time {
+	now := c.now()
+	if last := c.machine.LastTime(); now.Before(last) {
+		return last
+	}
+	return now
+}
+
+// clockTrusted reports whether things may fall due: the clock has been disciplined, or is at least not behind what was committed. A
+// machine whose kernel does not say (a container, a test host) is believed.
+func (c *core) clockTrusted() bool {
+	if c.now().Before(c.machine.LastTime()) {
+		return false
+	}
+	return c.now().Year() >= 2026
+}
+
+// open makes the executor over the modules and starts the log: from here on commands run.
+func (c *core) open(ctx context.Context, modules []edge.Module, flows []edge.Flow, retention time.Duration) (err error) {
+	c.exec, err = exec.New(exec.Config{
+		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
+		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
+	})
+	if err != nil {
+		return err
+	}
+	conf := cluster.Config{Dir: filepath.Join(c.dir, "log"), NodeID: c.id.Node, ClusterID: c.id.Cluster, Logger: c.log}
+	exists, err := cluster.Exists(conf.Dir)
+	if err == nil && !exists {
+		err = cluster.Bootstrap(conf, c.machine)
+	}
+	if err == nil {
+		c.cluster, err = cluster.Open(conf, c.machine)
+	}
+	if err != nil {
+		return err
+	}
+	c.onStop("log", func(context.Context) error { return c.cluster.Shutdown() })
+	c.exec.Start(ctx, c.cluster)
+	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
+	c.group = obs.NewGroup(ctx, c.log, c.now, c.restarted())
+	c.onStop("workers", c.group.Stop)
+	for _, m := range modules {
+		for _, w := range m.Workers {
+			c.group.Go(w.Name, func(ctx context.Context) error { return c.work(ctx, w) })
+		}
+	}
+	return nil
+}
+
+// work runs a worker where it belongs: a leader's worker waits until this node leads.
+func (c *core) work(ctx context.Context, w edge.Worker) error {
+	if w.On == edge.OnLeader {
+		if err := c.cluster.WaitLeader(ctx); err != nil {
+			return nil //nolint:nilerr // the context ended
+		}
+	}
+	return w.Run(ctx, c.exec)
+}
+
+func (c *core) restarted() func(string) {
+	vec := c.metrics.Counter("wispgate_worker_restarts_total", "Workers that failed and were started again.", "worker")
+	return func(name string) { vec.With(name).Inc() }
+}

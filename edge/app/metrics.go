@@ -1,0 +1,37 @@
+package app
+
+import (
+	"time"
+
+	"wispgate/edge/obs"
+)
+
+// execMetrics counts what the write path does; it implements exec.Observer.
+type execMetrics struct {
+	seconds  obs.HistogramVec
+	outcomes obs.CounterVec
+	rounds   obs.CounterVec
+	round    *obs.Histogram
+	intents  *obs.Histogram
+}
+
+func newExecMetrics(r *obs.Registry) *execMetrics {
+	return &execMetrics{
+		seconds:  r.Seconds("wispgate_exec_command_seconds", "Time to evaluate one operation.", "command"),
+		outcomes: r.Counter("wispgate_exec_commands_total", "Operations evaluated, by outcome.", "command", "outcome"),
+		rounds:   r.Counter("wispgate_exec_rounds_total", "Rounds of intents, by outcome.", "outcome"),
+		round:    r.Seconds("wispgate_exec_round_seconds", "Time of one round, evaluation to applied.").With(),
+		intents:  r.Histogram("wispgate_exec_round_intents", "Intents in one round.", []float64{1, 2, 4, 8, 16, 32, 64}).With(),
+	}
+}
+
+func (m *execMetrics) Command(name, outcome string, took time.Duration) {
+	m.seconds.With(name).Update(took.Seconds())
+	m.outcomes.With(name, outcome).Inc()
+}
+
+func (m *execMetrics) Round(intents int, outcome string, took time.Duration) {
+	m.rounds.With(outcome).Inc()
+	m.round.Update(took.Seconds())
+	m.intents.Update(float64(intents))
+}
