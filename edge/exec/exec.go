@@ -51,7 +51,7 @@ type Config struct {
 	Random   func([]byte)
 	Logger   *slog.Logger
 	Observer Observer
-	Strict   bool // tests: an undeclared error code is a failure
+	Strict   bool // tests: an undeclared error code and a handler with hidden inputs are failures
 
 	// EventRetention removes event rows older than this that no stream needs; 0 keeps them until their stream is acknowledged.
 	EventRetention time.Duration

@@ -658,3 +658,22 @@ func TestSeriesNumbersAreNeverUsedTwice(t *testing.T) {
 		h.Close()
 	}
 }
+
+func TestAHandlerWithAHiddenInputIsFound(t *testing.T) {
+	t.Parallel()
+	calls := 0
+	odd := edge.Command[newBox, box]{
+		Name: "test.box.odd", Scope: "test:write", Summary: "Depend on a global.", Class: edge.Write,
+		Handle: func(tx edge.Tx, in newBox) (box, error) {
+			calls++
+			b := box{Meta: edge.Meta{ID: tx.NewID("box")}, Label: fmt.Sprint(calls)}
+			return b, boxes.Put(tx, &b)
+		},
+	}
+	m := module()
+	m.Ops = append(m.Ops, odd.Op())
+	h := edgetest.Node(t, m)
+	if _, _, err := edgetest.Try[box](h, acme, edge.Request{}, odd.Name, newBox{}); err == nil || !strings.Contains(err.Error(), "hidden input") {
+		t.Errorf("got %v", err)
+	}
+}

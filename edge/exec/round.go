@@ -1,8 +1,11 @@
 package exec
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"time"
 
 	"wispgate/edge"
@@ -120,6 +123,9 @@ func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, f
 		}
 	}
 	t, reply, err := x.evaluate(d, in)
+	if err == nil && x.cfg.Strict {
+		err = x.again(d, in, t)
+	}
 	if err != nil {
 		return edge.Reply{}, err, false
 	}
@@ -137,6 +143,18 @@ func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, f
 	d.merge(t)
 	d.events += len(t.events)
 	return reply, nil, false
+}
+
+// again evaluates a second time and compares: a handler with a hidden input shows in every test that uses it.
+func (x *Exec) again(d *draft, in *Intent, first *tx) error {
+	second, _, err := x.evaluate(d, in)
+	if err != nil {
+		return fmt.Errorf("operation %s: a second evaluation fails: %w", in.name(), err)
+	}
+	if !maps.EqualFunc(first.writes, second.writes, func(a, b []byte) bool { return (a == nil) == (b == nil) && bytes.Equal(a, b) }) {
+		return fmt.Errorf("operation %s: a second evaluation gives other effects; the handler has a hidden input", in.name())
+	}
+	return nil
 }
 
 func (x *Exec) propose(ctx context.Context, r *roundState) error {
