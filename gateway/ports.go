@@ -56,13 +56,15 @@ type Limiter interface {
 type Decision struct {
 	Allowed    bool
 	RetryAfter time.Duration // when not allowed: after which the same request would pass
-	Policies   []Policy      // the cells that were asked, shared and read only; for the RateLimit-Policy header
+	Policies   [4]Policy     // the cells that were asked, Asked of them; for the RateLimit-Policy header
+	Asked      int           // 0: nothing limits, and the headers are left out
 	Tightest   int           // index into Policies of the cell that decides first
 	Remaining  int64         // units left in the tightest cell
 	Reset      time.Duration // until the tightest cell is full again
 }
 
-// Policy names one cell's throttle in the RateLimit-Policy header. Names are "client", "tenant" and "address".
+// Policy names one cell's throttle in the RateLimit-Policy header. Names are plain words: "plan", "tenant", "client",
+// "class", "address".
 type Policy struct {
 	Name string
 	Rate

@@ -1,0 +1,173 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/valyala/fasthttp"
+
+	"wispgate/edge"
+	"wispgate/gateway/plan"
+)
+
+// exchange is one request and its answer: the only thing that handlers see. Strings and slices taken from ctx are reused after the
+// handler returns; whatever outlives it is copied where it leaves.
+type exchange struct {
+	s       *Server
+	ctx     *fasthttp.RequestCtx
+	rt      *route // nil until routed
+	who     *Identity
+	started time.Time
+	address netip.Addr
+
+	id      [40]byte // req_UUIDv7
+	status  int
+	code    string   // reason of a refusal
+	op      string   // operation id of a write
+	version uint64   // of the write, or that was read
+	records []string // ids that the request names or made
+	audit   bool     // a line in the journal, not in the access log
+
+	key     string // Idempotency-Key
+	ifMatch uint64
+	dryRun  bool
+	minimum uint64
+	wrapped bool // the client asked for the envelope
+
+	check plan.Checker
+	in    []byte // the operation's input, assembled
+	out   bytes.Buffer
+	enc   *json.Encoder
+	line  []byte
+}
+
+type ctxKey struct{}
+
+// exchangeKey is where fasthttp's context keeps the exchange.
+var exchangeKey any = ctxKey{}
+
+var exchanges = sync.Pool{New: func() any {
+	x := &exchange{}
+	x.enc = json.NewEncoder(&x.out)
+	x.enc.SetEscapeHTML(false)
+	return x
+}}
+
+// begin makes the exchange of a request and gives it its id.
+func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
+	x, _ := exchanges.Get().(*exchange)
+	x.s, x.ctx, x.started = s, ctx, s.cfg.Now()
+	x.address = addressOf(ctx.RemoteAddr())
+	copy(x.id[:4], "req_")
+	copy(x.id[4:], edge.NewUUIDv7(x.started.UnixMilli(), randomOctets()))
+	ctx.SetUserValue(exchangeKey, x)
+	s.counts.begin()
+	return x
+}
+
+func randomOctets() (b [10]byte) {
+	hi, lo := rand.Uint64(), rand.Uint32()
+	for i := range 8 {
+		b[i] = byte(hi >> (8 * i))
+	}
+	b[8], b[9] = byte(lo), byte(lo>>8)
+	return b
+}
+
+// end writes the access line and gives the exchange back.
+func (s *Server) end(x *exchange) {
+	took := s.cfg.Now().Sub(x.started)
+	s.counts.end(x, took)
+	if !x.audit {
+		s.access.add(x, took)
+	}
+	x.ctx.RemoveUserValue(exchangeKey)
+	x.check.Reset()
+	x.out.Reset()
+	if cap(x.in) > maxBody || x.out.Cap() > maxBody {
+		return // an unusual size is not kept
+	}
+	*x = exchange{check: x.check, in: x.in[:0], out: x.out, enc: x.enc, line: x.line[:0], records: x.records[:0]}
+	x.enc = json.NewEncoder(&x.out)
+	x.enc.SetEscapeHTML(false)
+	exchanges.Put(x)
+}
+
+func addressOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	return netip.Addr{}
+}
+
+func (x *exchange) request() string             { return string(x.id[:]) }
+func (x *exchange) header(name string) []byte   { return x.ctx.Request.Header.Peek(name) }
+func (x *exchange) set(name, value string)      { x.ctx.Response.Header.Set(name, value) }
+func (x *exchange) path() []byte                { return x.ctx.URI().PathOriginal() }
+func (x *exchange) method() []byte              { return x.ctx.Method() }
+func (x *exchange) setInt(name string, v int64) { x.set(name, strconv.FormatInt(v, 10)) }
+
+// body is the body as it came. Fiber's Body would inflate it, without a bound.
+func (x *exchange) body() []byte { return x.ctx.Request.Body() }
+
+// operation is the name the logs and metrics know the request by.
+func (x *exchange) operation() string {
+	if x.rt == nil {
+		return ""
+	}
+	return x.rt.name()
+}
+
+func (rt *route) name() string {
+	if rt.op != nil {
+		return rt.op.Name
+	}
+	return rt.own.name
+}
+
+// send answers with a body. It copies what it is given.
+func (x *exchange) send(status int, contentType string, body []byte) {
+	x.status = status
+	r := &x.ctx.Response
+	r.SetStatusCode(status)
+	if contentType != "" {
+		r.Header.SetContentType(contentType)
+	}
+	r.SetBody(body)
+	h := &r.Header
+	h.SetBytesV("X-Request-Id", x.id[:])
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+}
+
+// refuse answers with a problem document.
+func (x *exchange) refuse(e *edge.Error) {
+	status := statusOf(e)
+	x.code = e.Code
+	if status == 401 {
+		x.set("WWW-Authenticate", `Bearer realm="wispgate"`)
+	}
+	if after := retryAfter(e, status); after > 0 {
+		x.setInt("Retry-After", int64(after))
+	}
+	x.ctx.Response.Header.Del("Etag")
+	x.out.Reset()
+	x.send(status, problemType, appendProblem(x.out.AvailableBuffer(), e, x.request(), x.op))
+}
+
+// retryAfter is in seconds: what the error says, else two seconds where a retry makes sense at all.
+func retryAfter(e *edge.Error, status int) int {
+	if e.RetryAfter > 0 {
+		return e.RetryAfter
+	}
+	if status == 429 || status == 503 || e.Code == edge.ErrInFlight.Code {
+		return 2
+	}
+	return 0
+}

@@ -1,0 +1,126 @@
+package gateway
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// counters are the gateway's own, in the text form of Prometheus. No dimension takes a value that a client could choose.
+type counters struct {
+	running  atomic.Int64
+	requests [len(statusClasses)]atomic.Int64
+	byClass  sync.Map // edge.Class to *histogram
+	refused  sync.Map // reason code to *atomic.Int64
+	audits   histogram
+	lost     atomic.Int64 // audit lines
+}
+
+var statusClasses = [...]string{"1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// latencies of the latency histograms, in seconds.
+var latencies = [...]time.Duration{
+	time.Millisecond / 4, time.Millisecond, 4 * time.Millisecond, 16 * time.Millisecond, 64 * time.Millisecond, 256 * time.Millisecond,
+	time.Second, 4 * time.Second,
+}
+
+type histogram struct {
+	buckets [len(latencies) + 1]atomic.Int64
+	sum     atomic.Int64 // nanoseconds
+}
+
+func (h *histogram) observe(d time.Duration) {
+	i := 0
+	for i < len(latencies) && d > latencies[i] {
+		i++
+	}
+	h.buckets[i].Add(1)
+	h.sum.Add(int64(d))
+}
+
+func newCounters() *counters { return &counters{} }
+
+func (c *counters) begin() { c.running.Add(1) }
+
+func (c *counters) end(x *exchange, took time.Duration) {
+	c.running.Add(-1)
+	if i := x.status/100 - 1; i >= 0 && i < len(c.requests) {
+		c.requests[i].Add(1)
+	}
+	class := "none"
+	if x.rt != nil {
+		class = string(x.rt.class())
+	}
+	h, ok := c.byClass.Load(class)
+	if !ok {
+		h, _ = c.byClass.LoadOrStore(class, &histogram{})
+	}
+	h.(*histogram).observe(took) //nolint:forcetypeassert // only histograms are stored
+	if x.code != "" {
+		n, ok := c.refused.Load(x.code)
+		if !ok {
+			n, _ = c.refused.LoadOrStore(x.code, &atomic.Int64{})
+		}
+		n.(*atomic.Int64).Add(1) //nolint:forcetypeassert // only counters are stored
+	}
+}
+
+func (c *counters) audit(took time.Duration, err error) {
+	c.audits.observe(took)
+	if err != nil {
+		c.lost.Add(1)
+	}
+}
+
+// WriteMetrics writes the gateway's counters in the text form of Prometheus.
+func (s *Server) WriteMetrics(w io.Writer) {
+	c := s.counts
+	gauge(w, "wispgate_gateway_requests_running", "", c.running.Load())
+	for i, class := range statusClasses {
+		gauge(w, "wispgate_gateway_requests_total", `status="`+class+`"`, c.requests[i].Load())
+	}
+	c.refused.Range(func(code, n any) bool {
+		gauge(w, "wispgate_gateway_refused_total", fmt.Sprintf("code=%q", code), n.(*atomic.Int64).Load()) //nolint:forcetypeassert // see end
+		return true
+	})
+	c.byClass.Range(func(class, h any) bool {
+		h.(*histogram).write(w, "wispgate_gateway_request_duration_seconds", fmt.Sprintf("class=%q", class)) //nolint:forcetypeassert // see end
+		return true
+	})
+	c.audits.write(w, "wispgate_gateway_audit_duration_seconds", "")
+	gauge(w, "wispgate_gateway_audit_lost_total", "", c.lost.Load())
+	gauge(w, "wispgate_gateway_access_lines_dropped_total", "", s.access.lost())
+	gauge(w, "wispgate_gateway_queue_waiting", `lane="read"`, int64(s.queue.depth(readLane)))
+	gauge(w, "wispgate_gateway_queue_waiting", `lane="write"`, int64(s.queue.depth(writeLane)))
+	gauge(w, "wispgate_gateway_connections_open", "", int64(s.app.Server().GetOpenConnectionsCount()))
+}
+
+func gauge(w io.Writer, name, labels string, v int64) {
+	if labels != "" {
+		labels = "{" + labels + "}"
+	}
+	_, _ = fmt.Fprintf(w, "%s%s %d\n", name, labels, v)
+}
+
+func (h *histogram) write(w io.Writer, name, labels string) {
+	comma := ""
+	if labels != "" {
+		comma = ","
+	}
+	total := int64(0)
+	for i := range h.buckets {
+		total += h.buckets[i].Load()
+		bound := "+Inf"
+		if i < len(latencies) {
+			bound = fmt.Sprint(latencies[i].Seconds())
+		}
+		_, _ = fmt.Fprintf(w, "%s_bucket{%s%sle=%q} %d\n", name, labels, comma, bound, total)
+	}
+	braces := ""
+	if labels != "" {
+		braces = "{" + labels + "}"
+	}
+	_, _ = fmt.Fprintf(w, "%s_sum%s %g\n%s_count%s %d\n", name, braces, time.Duration(h.sum.Load()).Seconds(), name, braces, total)
+}
