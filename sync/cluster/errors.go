@@ -1,0 +1,49 @@
+package cluster
+
+import (
+	"fmt"
+
+	"wispgate/edge"
+)
+
+// What a proposal can meet besides exec.ErrStale. They match by code with errors.Is.
+var (
+	// ErrQuorumLost: nothing was proposed; the same proposal may succeed later.
+	ErrQuorumLost = edge.ErrQuorumLost.Error(edge.Unavailable)
+	// ErrUnknownOutcome: the proposal may or may not be committed. Ask again with the same operation id: the state decides.
+	ErrUnknownOutcome = edge.ErrUnknown.Error(edge.Unavailable)
+)
+
+func quorumLost() error {
+	e := edge.ErrQuorumLost.Error(edge.Unavailable)
+	e.RetryAfter = 3
+	return e
+}
+
+func refuse(code, message, fix string) error {
+	return &edge.Error{Kind: edge.Unavailable, Code: code, Message: message, Fix: fix}
+}
+
+func errExists(dir string) error {
+	return refuse("cluster_exists", "The directory "+dir+" already holds a cluster, or a state without one",
+		"Open it as it is; to begin anew, move the data directory aside first")
+}
+
+func errNoCluster(dir string) error {
+	return refuse("cluster_missing", "The directory "+dir+" holds no cluster", "Run wispgate cluster init, or join an existing cluster")
+}
+
+func errIdentity(what string) error {
+	return refuse("cluster_foreign", "The data belongs to another "+what+" than the configuration names",
+		"Set the configuration back to the identity that wrote the data, or use the right data directory")
+}
+
+func errLogBehind(applied, last uint64) error {
+	return refuse("log_behind_state", fmt.Sprintf("The state includes log entry %d but the log ends at %d: they do not belong together", applied, last),
+		"Restore log and state from the same backup; going on would give new writes the numbers of old ones and lose them")
+}
+
+func errStateBehind(durable, snapshot uint64) error {
+	return refuse("state_behind_log", fmt.Sprintf("The state ends at log entry %d but the log was cut at %d: entries between are missing", durable, snapshot),
+		"Restore log and state from the same backup, or rebuild this node from a peer")
+}

@@ -1,0 +1,59 @@
+package cluster
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+const identityFile = "cluster.json"
+
+// identity is written when a cluster is made and never changes. Ready says that the making was finished.
+type identity struct {
+	ClusterID string `json:"cluster_id"`
+	NodeID    string `json:"node_id"`
+	Ready     bool   `json:"ready"`
+}
+
+func readIdentity(dir string) (id identity, err error) {
+	raw, err := os.ReadFile(filepath.Join(dir, identityFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return id, nil
+	}
+	if err != nil {
+		return id, fmt.Errorf("read cluster identity: %w", err)
+	}
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return id, fmt.Errorf("read cluster identity: %w", err)
+	}
+	return id, nil
+}
+
+func (id identity) write(dir string) error {
+	raw, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	return writeAtomic(dir, identityFile, append(raw, '\n'))
+}
+
+func (id identity) check(c *Config) error {
+	switch {
+	case !id.Ready:
+		return errNoCluster(c.Dir)
+	case id.ClusterID != c.ClusterID:
+		return errIdentity("cluster")
+	case id.NodeID != c.NodeID:
+		return errIdentity("node")
+	}
+	return nil
+}
+
+// Exists says whether dir holds a cluster that Open can open.
+func Exists(dir string) (bool, error) {
+	id, err := readIdentity(dir)
+	return id.Ready, err
+}

@@ -1,0 +1,108 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/hashicorp/raft"
+
+	"wispgate/edge"
+	"wispgate/edge/exec"
+)
+
+// Propose commits an encoded entry and returns nil once it is applied here. exec.ErrStale means that it was committed and changed nothing;
+// ErrQuorumLost and disk_low that nothing was proposed; ErrUnknownOutcome that nobody can tell yet. data must not change afterwards.
+func (n *Node) Propose(ctx context.Context, data []byte) error {
+	if len(data) > exec.MaxEntry {
+		return edge.ErrTooLarge.Error(edge.Invalid)
+	}
+	if err := n.ready(ctx); err != nil {
+		return err
+	}
+	run := n.current()
+	if run == nil {
+		return quorumLost()
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	future := run.raft.Apply(data, n.conf.Timeouts.Propose)
+	if err := await(ctx, future); err != nil {
+		return n.explain(err)
+	}
+	if err, ok := future.Response().(error); ok {
+		return err
+	}
+	return nil
+}
+
+// ready says why a proposal would be in vain. The look at the disk keeps the log from ever meeting a full one.
+func (n *Node) ready(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("propose: %w", err)
+	}
+	if err := n.machine.Fatal(); err != nil {
+		return err
+	}
+	return n.machine.Store().CheckDisk()
+}
+
+// bounded gives a caller without a deadline the default one.
+func (n *Node) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, n.conf.Timeouts.Propose)
+}
+
+// await waits for the future or the end of ctx.
+func await(ctx context.Context, f raft.Future) error {
+	answer := make(chan error, 1)
+	go func() { answer <- f.Error() }()
+	select {
+	case err := <-answer:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// explain sorts raft's errors: only those given before an entry reached the log are harmless to repeat under another id.
+func (n *Node) explain(err error) error {
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return quorumLost()
+	default:
+		n.log.Info("outcome of a proposal unknown", "error", err)
+		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+}
+
+// Barrier waits until everything committed before it is applied here. It writes to the log.
+func (n *Node) Barrier(ctx context.Context) error {
+	if err := n.ready(ctx); err != nil {
+		return err
+	}
+	run := n.current()
+	if run == nil {
+		return quorumLost()
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	if err := await(ctx, run.raft.Barrier(n.conf.Timeouts.Propose)); err != nil {
+		return fmt.Errorf("%w: %w", ErrQuorumLost, err)
+	}
+	return nil
+}
+
+// Snapshot makes the state durable and cuts the log behind it, as happens by itself every few thousand entries.
+func (n *Node) Snapshot() error {
+	run := n.current()
+	if run == nil {
+		return quorumLost()
+	}
+	if err := run.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+		return fmt.Errorf("snapshot: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package cluster
+
+import "github.com/hashicorp/raft"
+
+// Status is what status pages, health facts and metrics show. Nothing in it is better than the truth: a parked node says so.
+type Status struct {
+	NodeID       string   `json:"node_id"`
+	ClusterID    string   `json:"cluster_id"`
+	State        string   `json:"state"`            // leader, follower, candidate, parked
+	Parked       string   `json:"parked,omitempty"` // why
+	Leader       string   `json:"leader,omitempty"` // node id
+	Voters       []string `json:"voters"`
+	Others       []string `json:"others,omitempty"` // members without a vote
+	Term         uint64   `json:"term"`
+	Version      uint64   `json:"version"`
+	LastIndex    uint64   `json:"last_index"`
+	CommitIndex  uint64   `json:"commit_index"`
+	AppliedIndex uint64   `json:"applied_index"`
+	DurableIndex uint64   `json:"durable_index"` // in the store; what lies between is in the log and in memory
+	FirstIndex   uint64   `json:"first_index"`   // oldest entry kept
+	KeepEntries  uint64   `json:"keep_entries"`  // kept below a snapshot
+}
+
+// Status gathers the node's figures.
+func (n *Node) Status() Status {
+	n.mu.RLock()
+	run, parked := n.run, n.parked
+	n.mu.RUnlock()
+	st := Status{
+		NodeID: n.conf.NodeID, ClusterID: n.conf.ClusterID, State: "parked", Parked: parked,
+		Version: n.machine.Version(), AppliedIndex: n.machine.AppliedIndex(), DurableIndex: n.machine.DurableIndex(),
+	}
+	if run == nil {
+		return st
+	}
+	switch run.raft.State() {
+	case raft.Leader:
+		st.State = "leader"
+	case raft.Candidate:
+		st.State = "candidate"
+	case raft.Follower:
+		st.State = "follower"
+	}
+	_, id := run.raft.LeaderWithID()
+	st.Leader, st.Term = string(id), run.raft.CurrentTerm()
+	st.LastIndex, st.CommitIndex = run.raft.LastIndex(), run.raft.CommitIndex()
+	st.FirstIndex, _ = run.log.FirstIndex()
+	st.KeepEntries = run.raft.ReloadableConfig().TrailingLogs
+	if conf := run.raft.GetConfiguration(); conf.Error() == nil {
+		for _, s := range conf.Configuration().Servers {
+			if s.Suffrage == raft.Voter {
+				st.Voters = append(st.Voters, string(s.ID))
+			} else {
+				st.Others = append(st.Others, string(s.ID))
+			}
+		}
+	}
+	return st
+}
