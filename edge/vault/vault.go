@@ -7,8 +7,10 @@ package vault
 import (
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
+	"crypto/hpke"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
@@ -31,16 +33,21 @@ const (
 	// MaxPlaintext bounds what Seal takes, in bytes; larger things belong in the document store.
 	MaxPlaintext = 64 << 10
 
-	sealedPrefix  = "v1." // then the key id, a dot, and nonce, ciphertext and tag
-	wrappedPrefix = "wk1\x00"
+	sealedPrefix  = "v1."     // then the key id, a dot, and nonce, ciphertext and tag
+	wrappedPrefix = "wk1\x00" // under the node key itself
+	sharedPrefix  = "wk2\x00" // to the node's public key (HPKE, RFC 9180, X25519)
 )
 
-var text = base64.RawURLEncoding.Strict()
+var (
+	text = base64.RawURLEncoding.Strict()
+	kem  = hpke.DHKEM(ecdh.X25519())
+)
 
 // Vault is safe for concurrent use.
 type Vault struct {
-	node  []byte // the node key; everything used is derived from it
-	nodes cipher.AEAD
+	node    []byte // the node key; everything used is derived from it
+	nodes   cipher.AEAD
+	private hpke.PrivateKey
 
 	mu      sync.RWMutex
 	tenants map[string]*tenant
@@ -65,7 +72,11 @@ func Open(dir string) (*Vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Vault{node: node, nodes: gcm(derive(node, "wispgate wrap v1")), tenants: map[string]*tenant{}}, nil
+	private, err := kem.NewPrivateKey(derive(node, "wispgate share v1"))
+	if err != nil {
+		return nil, fmt.Errorf("derive node key pair: %w", err)
+	}
+	return &Vault{node: node, nodes: gcm(derive(node, "wispgate wrap v1")), private: private, tenants: map[string]*tenant{}}, nil
 }
 
 // NewTenantKey draws a data key for a tenant and returns it wrapped for this node. It seals nothing until LoadTenantKey:
@@ -87,13 +98,25 @@ func (v *Vault) LoadTenantKey(name string, wrapped []byte) error {
 	return nil
 }
 
-// WrapTenantKey wraps an already loaded data key for another node, whose wrapping key was agreed on beforehand.
-func (v *Vault) WrapTenantKey(name string, wrapped []byte, other *Vault) ([]byte, error) {
+// PublicKey is the node's public key, to which other nodes of the cluster wrap tenant keys for it.
+func (v *Vault) PublicKey() []byte { return v.private.PublicKey().Bytes() }
+
+// WrapFor wraps a tenant's key, given as wrapped for this node, for the node with that public key, whose vault then
+// loads it like its own. The public key must come over a channel that proves whose it is.
+func (v *Vault) WrapFor(name string, wrapped, publicKey []byte) ([]byte, error) {
 	raw, err := v.unwrap(name, wrapped)
 	if err != nil {
 		return nil, err
 	}
-	return other.wrap(name, raw), nil
+	pub, err := kem.NewPublicKey(publicKey)
+	if err != nil {
+		return nil, errPublicKey
+	}
+	body, err := hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sharedPrefix+name), raw)
+	if err != nil {
+		return nil, fmt.Errorf("wrap tenant key: %w", err)
+	}
+	return append([]byte(sharedPrefix), body...), nil
 }
 
 // Has reports whether the tenant has a key loaded.
@@ -135,11 +158,11 @@ func (v *Vault) Seal(name, record, field string, plaintext []byte) (string, erro
 	nonce := s.buf[:nonceSize]
 	_, _ = rand.Read(nonce)
 	body := k.aead.Seal(nonce, nonce, plaintext, s.bind(name, record, field, k.id))
-	out := make([]byte, 0, len(sealedPrefix)+2*idSize+1+text.EncodedLen(len(body)))
-	out = append(out, sealedPrefix...)
-	out = append(out, k.id...)
-	out = append(out, '.')
-	return string(text.AppendEncode(out, body)), nil
+	s.text = append(s.text[:0], sealedPrefix...)
+	s.text = append(s.text, k.id...)
+	s.text = append(s.text, '.')
+	s.text = text.AppendEncode(s.text, body)
+	return string(s.text), nil
 }
 
 // Unseal opens a value that was sealed for this very tenant, record and field.
@@ -248,6 +271,13 @@ func (v *Vault) wrap(name string, raw []byte) []byte {
 }
 
 func (v *Vault) unwrap(name string, wrapped []byte) ([]byte, error) {
+	if body, ok := strings.CutPrefix(string(wrapped), sharedPrefix); ok {
+		raw, err := hpke.Open(v.private, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sharedPrefix+name), []byte(body))
+		if err != nil || len(raw) != keySize {
+			return nil, errWrapped
+		}
+		return raw, nil
+	}
 	body, ok := strings.CutPrefix(string(wrapped), wrappedPrefix)
 	if !ok || len(body) != nonceSize+keySize+tagSize {
 		return nil, errWrapped
@@ -327,6 +357,9 @@ var (
 	errWrapped = &edge.Error{
 		Kind: edge.Unavailable, Code: "vault_wrapped_key", Message: "a tenant's key was not wrapped for this node",
 		Fix: "restore this node's node.key file, or have another node of the cluster wrap the key for it",
+	}
+	errPublicKey = &edge.Error{
+		Kind: edge.Invalid, Code: "vault_public_key", Message: "the other node's public key is not a valid one", Fix: "let that node send its key again",
 	}
 	errTooLarge = &edge.Error{
 		Kind: edge.Invalid, Code: "too_large", Message: "the secret is larger than 64 KB", Fix: "store it as a document",
