@@ -28,7 +28,8 @@ type Identity struct {
 	Bound  any           // what the caller attached when the record was indexed
 }
 
-// Budget bounds how many credentials an address may get wrong. It is asked before any secret is hashed.
+// Budget bounds how many credentials an address may get wrong. It is asked before any secret is hashed. Give it a limiter of its own:
+// what else the gateway charges to an address must not shut out the right keys behind it.
 type Budget interface {
 	// Exhausted charges nothing.
 	Exhausted(a netip.Addr, now time.Time) (retryAfter time.Duration, exhausted bool)

@@ -20,6 +20,11 @@ import (
 
 var start = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
+// record is the key record of the tests; stranger is another at each call.
+const record = edge.ID("key_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33")
+
+func stranger() edge.ID { return edge.ID("key_" + edge.FormatUUID([16]byte(random(16)))) }
+
 func random(n int) []byte {
 	b := make([]byte, n)
 	_, _ = rand.Read(b)
@@ -43,7 +48,7 @@ type bench struct {
 }
 
 func newBench() *bench {
-	b := &bench{minted: Mint(random), now: start, limiter: limit.New(limit.Config{Address: limit.Rate{Quota: 10, Window: time.Minute}}, start)}
+	b := &bench{minted: Mint(record, random), now: start, limiter: limit.New(limit.Config{Address: limit.Rate{Quota: 10, Window: time.Minute}}, start)}
 	b.key = &Key{
 		Secrets: [2]Secret{{Algorithm: SHA256, Digest: b.minted.Digest, Expires: start.AddDate(1, 0, 0)}},
 		Identity: &Identity{
@@ -74,7 +79,7 @@ func TestMintedKeysHaveTheDocumentedForm(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
 	for range 500 {
-		m := Mint(random)
+		m := Mint(stranger(), random)
 		token := m.Token.Reveal()
 		if len(token) != 66 || !strings.HasPrefix(token, "wg_live_"+m.ID+"_") || len(m.ID) != 8 || !wellFormed(token) {
 			t.Fatalf("malformed key of length %d with id %q", len(token), m.ID)
@@ -89,17 +94,17 @@ func TestMintedKeysHaveTheDocumentedForm(t *testing.T) {
 	}
 }
 
-// TestTheFormIsStable holds the format to keys that are in use: all-zero and all-one octets, checksums computed by another program.
+// TestTheFormIsStable holds the format to keys that are in use: all-zero and all-one secrets, as another program computes them.
 func TestTheFormIsStable(t *testing.T) {
 	t.Parallel()
 	fill := func(b byte) func(int) []byte {
 		return func(n int) []byte { return []byte(strings.Repeat(string([]byte{b}), n)) }
 	}
 	for b, want := range map[byte]string{
-		0x00: "wg_live_00000000_00000000000000000000000000000000000000000003xzSPp",
-		0xff: "wg_live_Ha16AHYF_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp10EFYuK",
+		0x00: "wg_live_a3B2L0Jo_00000000000000000000000000000000000000000002mof7d",
+		0xff: "wg_live_a3B2L0Jo_yhjskwdA6OZ1AL1YmHWZWm8LLG7HjnuCA2j5rOw8Xp10wjpcb",
 	} {
-		if got := Mint(fill(b)).Token.Reveal(); got != want {
+		if got := Mint(record, fill(b)).Token.Reveal(); got != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
 	}
@@ -108,7 +113,7 @@ func TestTheFormIsStable(t *testing.T) {
 func TestAnyChangeOfOneOrTwoCharactersBreaksTheChecksum(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		token := []byte(Mint(random).Token.Reveal())
+		token := []byte(Mint(stranger(), random).Token.Reveal())
 		was := string(token)
 		for range rapid.IntRange(1, 2).Draw(t, "changes") {
 			token[rapid.IntRange(0, KeyLen-1).Draw(t, "at")] = rapid.Byte().Draw(t, "to")
@@ -121,7 +126,7 @@ func TestAnyChangeOfOneOrTwoCharactersBreaksTheChecksum(t *testing.T) {
 
 func TestCredentialsAreRefusedWithTheRightWord(t *testing.T) {
 	t.Parallel()
-	other := Mint(random)
+	other := Mint(stranger(), random)
 	for name, c := range map[string]struct {
 		change func(b *bench, s *Shown)
 		code   string
@@ -137,9 +142,9 @@ func TestCredentialsAreRefusedWithTheRightWord(t *testing.T) {
 		"one character less":         {func(_ *bench, s *Shown) { s.Bearer = s.Bearer[:65] }, "credential_malformed"},
 		"the checksum of another":    {func(_ *bench, s *Shown) { s.Bearer = s.Bearer[:60] + other.Token.Reveal()[60:] }, "credential_malformed"},
 		"an unknown id":              {func(_ *bench, s *Shown) { s.Bearer = other.Token.Reveal() }, "credential_unknown"},
-		"a wrong secret":             {func(b *bench, s *Shown) { s.Bearer = MintFor(b.minted.ID, random).Token.Reveal() }, "credential_unknown"},
+		"a wrong secret":             {func(b *bench, s *Shown) { s.Bearer = Mint(record, random).Token.Reveal() }, "credential_unknown"},
 		"a wrong secret, expired": {func(b *bench, s *Shown) {
-			s.Bearer = MintFor(b.minted.ID, random).Token.Reveal()
+			s.Bearer = Mint(record, random).Token.Reveal()
 			b.now = start.AddDate(2, 0, 0)
 		}, "credential_unknown"},
 		"expired to the second":      {func(b *bench, _ *Shown) { b.now = b.key.Secrets[0].Expires }, "key_expired"},
@@ -161,15 +166,15 @@ func TestCredentialsAreRefusedWithTheRightWord(t *testing.T) {
 		}, "key_wrong_address"},
 		"naming its own tenant":        {func(_ *bench, s *Shown) { s.Tenant = "acme" }, ""},
 		"naming another tenant":        {func(_ *bench, s *Shown) { s.Tenant = "globex" }, "tenant_foreign"},
-		"naming another, wrong secret": {func(b *bench, s *Shown) { s.Tenant = "globex"; s.Bearer = MintFor(b.minted.ID, random).Token.Reveal() }, "credential_unknown"},
+		"naming another, wrong secret": {func(b *bench, s *Shown) { s.Tenant = "globex"; s.Bearer = Mint(record, random).Token.Reveal() }, "credential_unknown"},
 		"the second secret": {func(b *bench, s *Shown) {
-			m := MintFor(b.minted.ID, random)
+			m := Mint(record, random)
 			b.key.Secrets[1] = b.key.Secrets[0]
 			b.key.Secrets[1].Digest = m.Digest
 			s.Bearer = m.Token.Reveal()
 		}, ""},
 		"the second secret's own date": {func(b *bench, s *Shown) {
-			m := MintFor(b.minted.ID, random)
+			m := Mint(record, random)
 			b.key.Secrets[1] = Secret{SHA256, m.Digest, start, false}
 			s.Bearer = m.Token.Reveal()
 		}, "key_expired"},
@@ -213,7 +218,7 @@ func TestWrongCredentialsUseUpTheAddressAndNobodyElse(t *testing.T) {
 	b := newBench()
 	guess := b.shown()
 	for i := range 10 {
-		guess.Bearer = MintFor(b.minted.ID, random).Token.Reveal()
+		guess.Bearer = Mint(record, random).Token.Reveal()
 		if _, err := b.Authenticate(guess); code(err) != "credential_unknown" {
 			t.Fatalf("guess %d: got %v", i, err)
 		}
@@ -270,25 +275,6 @@ func TestLastUseIsReportedEveryFiveMinutesAtMost(t *testing.T) {
 	}
 }
 
-func TestKeysAreFoundInTextThatShouldHoldNone(t *testing.T) {
-	t.Parallel()
-	m := Mint(random)
-	token := m.Token.Reveal()
-	for text, want := range map[string]string{
-		"api_key=" + token:                          m.ID,
-		"a=1&" + Prefix + Prefix + "x&key=" + token: m.ID,
-		token + "&b":                                m.ID,
-		"api_key=" + token[:65]:                     "",
-		"api_key=" + strings.ToUpper(token):         "",
-		"":                                          "",
-		strings.Repeat(Prefix, 1000):                "",
-	} {
-		if id, ok := FindKey(text); id != want || ok != (want != "") {
-			t.Errorf("%.40s: got %q %v, want %q", text, id, ok, want)
-		}
-	}
-}
-
 func TestManyRequestsAtOnceReportOneUse(t *testing.T) {
 	t.Parallel()
 	b := newBench()
@@ -330,13 +316,13 @@ func TestAnUnknownIDAndAWrongSecretTakeTheSameTime(t *testing.T) {
 	}
 	b := newBench()
 	for range 10_000 { // a map of a real size
-		b.records[Mint(random).ID] = b.key
+		b.records[Mint(stranger(), random).ID] = b.key
 	}
 	k := keys{records: b.records, nobody: Key{Secrets: [2]Secret{{Algorithm: SHA256}, {Algorithm: SHA256}}}}
 	const tokens = 256
 	unknown, wrong, addr := make([]string, tokens), make([]string, tokens), netip.MustParseAddr("192.0.2.7")
 	for i := range tokens {
-		unknown[i], wrong[i] = Mint(random).Token.Reveal(), MintFor(b.minted.ID, random).Token.Reveal()
+		unknown[i], wrong[i] = Mint(stranger(), random).Token.Reveal(), Mint(record, random).Token.Reveal()
 	}
 	run := func(tokens []string) float64 {
 		begin := time.Now()
@@ -364,7 +350,7 @@ func TestAnUnknownIDAndAWrongSecretTakeTheSameTime(t *testing.T) {
 func FuzzAuthenticate(f *testing.F) {
 	b := newBench()
 	f.Add(b.minted.Token.Reveal(), "")
-	f.Add(Mint(random).Token.Reveal(), "")
+	f.Add(Mint(stranger(), random).Token.Reveal(), "")
 	f.Add("", Prefix)
 	f.Add("eyJhbGciOiJFUzI1NiJ9.e30.AA", "x")
 	f.Fuzz(func(t *testing.T, bearer, apiKey string) {
@@ -389,7 +375,7 @@ func BenchmarkKey(b *testing.B) {
 }
 
 func BenchmarkWellFormed(b *testing.B) {
-	token := Mint(random).Token.Reveal()
+	token := Mint(stranger(), random).Token.Reveal()
 	for b.Loop() {
 		wellFormed(token)
 	}
@@ -399,7 +385,7 @@ func BenchmarkWrongSecret(b *testing.B) {
 	w := newBench()
 	a := New(func() time.Time { return start }, limit.New(limit.Config{}, start), Keys(w.records, "", nil))
 	s := w.shown()
-	s.Bearer = MintFor(w.minted.ID, random).Token.Reveal()
+	s.Bearer = Mint(record, random).Token.Reveal()
 	b.ReportAllocs()
 	for b.Loop() {
 		_, _ = a.Authenticate(s)

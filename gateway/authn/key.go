@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"hash/crc32"
-	"strings"
 
 	"wispgate/edge"
 )
@@ -47,14 +46,12 @@ type Minted struct {
 	LastFour string // of the secret, for people to tell keys apart: 232 bits stay unknown
 }
 
-// Mint makes a key with a new id from 40 random octets.
-func Mint(random func(n int) []byte) Minted {
-	return MintFor(baseN(binary.BigEndian.AppendUint64(nil, binary.BigEndian.Uint64(random(8))%(62*62*62*62*62*62*62*62)), idLen), random)
-}
-
-// MintFor makes another secret for a key's id from 32 random octets.
-func MintFor(id string, random func(n int) []byte) Minted {
-	secret := baseN(random(32), secretLen)
+// Mint makes a secret for the key's record from 32 random octets. All secrets of a record share its id, which follows from the record's:
+// so a secret can be made without looking at the record.
+func Mint(record edge.ID, random func(n int) []byte) Minted {
+	sum := sha256.Sum256([]byte(record))
+	number := binary.BigEndian.Uint64(sum[:]) % (62 * 62 * 62 * 62 * 62 * 62 * 62 * 62)
+	id, secret := baseN(binary.BigEndian.AppendUint64(nil, number), idLen), baseN(random(32), secretLen)
 	head := Prefix + id + "_" + secret
 	return Minted{
 		ID: id, Token: edge.Secret(head + checksum(head)), Digest: digest(secret), LastFour: secret[secretLen-4:],
@@ -120,18 +117,3 @@ var digit = func() (t [256]bool) {
 	}
 	return t
 }()
-
-// FindKey looks for a key anywhere in a text that should hold none, such as a request's query, and returns its id: what may be said
-// about it in an audit line. Percent-encoding does not hide a key, because a key needs none.
-func FindKey(text string) (id string, ok bool) {
-	for {
-		i := strings.Index(text, Prefix)
-		if i < 0 || len(text)-i < KeyLen {
-			return "", false
-		}
-		if key := text[i : i+KeyLen]; wellFormed(key) {
-			return key[idAt : idAt+idLen], true
-		}
-		text = text[i+1:]
-	}
-}
