@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
@@ -255,6 +256,120 @@ func TestManyWritersLoseNothing(t *testing.T) {
 	}
 	if s := j.Stats(); s.Commits >= 2000 || s.Records != 2000 {
 		t.Fatalf("nothing was grouped: %+v", s)
+	}
+}
+
+func TestTheWindowGathersMoreUnderOneFlush(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		opt := simOptions(newSimDisk())
+		opt.Window = 50 * time.Millisecond
+		j, err := Open(opt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c counter
+		begin := time.Now()
+		for range 5 {
+			c.wait.Add(1)
+			j.Submit(1, []byte("x"), &c)
+			time.Sleep(5 * time.Millisecond)
+		}
+		c.wait.Wait()
+		if took := time.Since(begin); took != opt.Window || j.Stats().Commits != 1 {
+			t.Errorf("got %d commits in %v, want one after %v", j.Stats().Commits, took, opt.Window)
+		}
+		c.wait.Add(1)
+		j.Submit(1, []byte("last"), &c)
+		if err := j.Close(); err != nil { // does not wait for the window, and loses nothing
+			t.Error(err)
+		}
+		if c.wait.Wait(); c.ok.Load() != 6 || time.Since(begin) != opt.Window {
+			t.Errorf("got %d acknowledged after %v", c.ok.Load(), time.Since(begin))
+		}
+	})
+}
+
+func TestAnchorDatesFactsFromBeforeTheClockWasSet(t *testing.T) {
+	t.Parallel()
+	now, quality, boot := time.Date(1970, 1, 1, 0, 1, 0, 0, time.UTC), Unsynced, Boot{ID: BootID{9}, Uptime: time.Minute}
+	opt := small(t.TempDir())
+	opt.Now, opt.Quality, opt.Boot = func() time.Time { return now }, func() Quality { return quality }, func() Boot { return boot }
+	read := func(j *Journal, seq uint64) (rec Record) {
+		t.Helper()
+		if _, err := j.Read(seq, 1, func(r Record) error { rec = r; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		return rec
+	}
+	j := open(t, opt)
+	appendAll(t, j, 1, 2)
+	now = now.Add(30 * time.Second)
+	early := read(j, 1)
+	_ = j.Close()
+	// The node restarts within the same boot; NTP has set the clock meanwhile.
+	now, quality, boot.Uptime = time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC), Synced, 2*time.Minute
+	j = open(t, opt)
+	a := j.Anchor()
+	if at, known := a.Time(early); !known || !at.Equal(now.Add(-time.Minute)) {
+		t.Fatalf("got %v, %v, want a minute before %v", at, known, now)
+	}
+	appendAll(t, j, 2, 3)
+	if late := read(j, 2); late.Quality != Synced || !late.Wall.Equal(now) || late.Boot != boot.ID || late.Mono != 2*time.Minute {
+		t.Fatalf("got %+v", late)
+	}
+	a.Boot = BootID{8}
+	if at, known := a.Time(early); known || !at.Equal(early.Wall) {
+		t.Fatalf("of another boot: got %v, %v", at, known)
+	}
+	if b := KernelBoot(); b.ID == (BootID{}) {
+		t.Fatal("the kernel's boot is not known")
+	}
+}
+
+// TestARealFullFileSystem needs a small file system that it may fill, named by WISPGATE_SMALL_FS.
+func TestARealFullFileSystem(t *testing.T) {
+	root := os.Getenv("WISPGATE_SMALL_FS")
+	if root == "" {
+		t.Skip("WISPGATE_SMALL_FS names no small file system to fill")
+	}
+	opt := small(filepath.Join(root, "journal"))
+	opt.SegmentBytes, opt.MaxBytes, opt.Reserve = 1<<20, 1<<30, 2<<20
+	j := open(t, opt)
+	waitFor(t, func() bool { return j.Stats().Spares == 3 })
+	filler, err := os.Create(filepath.Join(root, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.Remove(filler.Name())
+	for chunk := make([]byte, 4096); err == nil; {
+		_, err = filler.Write(chunk)
+	}
+	if !isFull(errors.Unwrap(err)) {
+		t.Fatal(err)
+	}
+	p, n := make([]byte, 4000), 0
+	for err = nil; err == nil; n++ {
+		_, err = j.Append(t.Context(), 1, p)
+	}
+	if !errors.Is(err, ErrDiskFull) || n < 3*250 {
+		t.Fatalf("after %d records: %v", n, err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = open(t, opt) // reopening while full
+	if int(j.Next()) != n {
+		t.Fatalf("got next %d, want %d", j.Next(), n)
+	}
+	if _, err := j.Append(t.Context(), 1, p); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("still full: %v", err)
+	}
+	if err := filler.Truncate(0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := j.Append(t.Context(), 1, p); err != nil {
+		t.Fatalf("after space was freed: %v", err)
 	}
 }
 

@@ -254,11 +254,15 @@ func (j *Journal) takeUp() error {
 	j.next.Store(t.next)
 	j.writeTo(seg)
 	j.writer.chain = chain{seq: t.next, hash: t.hash, sinceHead: t.sinceHead}
-	return j.adoptSpares(seg)
+	return j.adoptSpares(seg, buf)
 }
 
-// adoptSpares keeps unused files that may serve, and removes the others.
-func (j *Journal) adoptSpares(last *segment) error {
+// spareScan is how much of a spare is looked at: a first write, which is where records without a header come from,
+// never reaches further.
+const spareScan = commitBytes + 2*MaxPayload
+
+// adoptSpares keeps unused files that may serve, and removes the others. buf is room to read into.
+func (j *Journal) adoptSpares(last *segment, buf []byte) error {
 	spares := j.spares
 	j.spares = nil
 	for _, seg := range spares {
@@ -268,7 +272,8 @@ func (j *Journal) adoptSpares(last *segment) error {
 			return fmt.Errorf("open journal spare: %w", err)
 		}
 		seg.file = f
-		buf := make([]byte, seg.size)
+		n := int(min(seg.size, spareScan))
+		buf = slices.Grow(buf[:0], n)[:n]
 		if _, err := f.ReadAt(buf, 0); err != nil {
 			seg.close()
 			return fmt.Errorf("read journal spare: %w", err)

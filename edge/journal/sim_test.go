@@ -40,11 +40,14 @@ func newSimDisk() *simDisk {
 }
 
 func (d *simDisk) enter(op string) error {
-	if d.step != nil {
-		d.step()
+	d.mu.Lock()
+	step, fault := d.step, d.fault
+	d.mu.Unlock()
+	if step != nil {
+		step()
 	}
-	if d.fault != nil {
-		return d.fault(op)
+	if fault != nil {
+		return fault(op)
 	}
 	return nil
 }

@@ -25,6 +25,7 @@ func (j *Journal) kick() {
 func (j *Journal) keepSpares() {
 	defer j.work.Done()
 	retry := time.NewTimer(retryEvery)
+	retry.Stop()
 	defer retry.Stop()
 	short := false
 	for {
@@ -43,7 +44,9 @@ func (j *Journal) keepSpares() {
 				j.log.Info("journal reserve is complete")
 			}
 		}
-		retry.Reset(retryEvery)
+		if short {
+			retry.Reset(retryEvery)
+		}
 	}
 }
 
