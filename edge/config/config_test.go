@@ -230,3 +230,47 @@ func FuzzLoad(f *testing.F) {
 		}
 	})
 }
+
+func TestTheExampleSaysNothingAndUncommentedTheDefaults(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	if err := Example(&out); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "example.yaml", []byte(out.String()))
+	var uncommented strings.Builder
+	for line := range strings.SplitSeq(out.String(), "\n") {
+		body, indent := strings.TrimLeft(line, " "), len(line)-len(strings.TrimLeft(line, " "))
+		if key, ok := strings.CutPrefix(body, "# "); ok {
+			name, _, isKey := strings.Cut(key, ":")
+			if !isKey || strings.ContainsAny(name, " ") || strings.HasSuffix(name, "password") {
+				continue
+			}
+			line = strings.Repeat(" ", indent) + key
+		}
+		uncommented.WriteString(line + "\n")
+	}
+	for _, text := range []string{out.String(), uncommented.String()} {
+		c, origins, err := Load(write(t, "w.yaml", text, 0o600), nil)
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		if diff := cmp.Diff(Default(), c); diff != "" {
+			t.Fatal(diff)
+		}
+		if text != out.String() && origins["radius.workers"].Source != "file" {
+			t.Fatal("nothing was uncommented")
+		}
+	}
+}
+
+func TestDeepNestingIsRefusedQuickly(t *testing.T) {
+	t.Parallel()
+	for _, deep := range []string{strings.Repeat("[", maxFileBytes), strings.Repeat("{a: ", maxFileBytes/4), strings.Repeat("- ", maxFileBytes/2)} {
+		begin := time.Now()
+		_, _, err := Load(write(t, "w.yaml", deep, 0o600), nil)
+		if err == nil || time.Since(begin) > 5*time.Second {
+			t.Errorf("%.5s…: got %v after %v", deep, err, time.Since(begin))
+		}
+	}
+}

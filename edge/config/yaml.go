@@ -16,6 +16,10 @@ import (
 // its line, every fault is found at once, and anchors, tags and merges, which a configuration does not need, are
 // refused instead of expanded.
 func (l *loader) yaml(src []byte) {
+	if line := tooDeep(src); line > 0 {
+		l.find("file", "is nested too deeply", "a configuration has sections, keys and lists", Origin{Source: "file", Name: l.file, Line: line})
+		return
+	}
 	file, err := parser.ParseBytes(src, 0)
 	if err != nil {
 		at := Origin{Source: "file", Name: l.file, Line: 1}
@@ -38,6 +42,29 @@ func (l *loader) yaml(src []byte) {
 		}
 		l.section(doc.Body, l.config, "")
 	}
+}
+
+// tooDeep returns the line at which brackets or markers nest deeper than any configuration, or 0. The parser recurses,
+// and takes minutes for a file of nothing but brackets. Quotes are not looked at: 64 open brackets are wrong anywhere.
+func tooDeep(src []byte) int {
+	const most = 64
+	line, open, markers := 1, 0, 0
+	for _, c := range src {
+		switch c {
+		case '\n':
+			line, markers = line+1, 0
+		case '[', '{':
+			open++
+		case ']', '}':
+			open = max(0, open-1)
+		case '-', '?', ':', '&', '!', '*':
+			markers++
+		}
+		if open > most || markers > 4*most {
+			return line
+		}
+	}
+	return 0
 }
 
 func (l *loader) at(n ast.Node) Origin {
