@@ -118,6 +118,7 @@ func (c *Checker) nested(n *node) bool {
 		return c.violateAs(true, "is nested too deeply", "32 levels", "send a flatter document") && false
 	}
 	c.depth++
+	c.path[c.depth] = segment{index: -1}
 	isObject := c.data[c.pos] == '{'
 	c.pos++
 	if n != nil {
@@ -209,7 +210,7 @@ func (c *Checker) members(n *node) bool {
 				return false
 			}
 			at := &c.path[c.depth]
-			at.raw, at.name = raw, ""
+			at.raw, at.name, at.index = raw, "", 0
 			var member *node
 			if n != nil {
 				i := n.find(name, hint)

@@ -42,6 +42,9 @@ func (c *Checker) pointer() string {
 	}
 	var b strings.Builder
 	for _, s := range c.path[1 : c.depth+1] {
+		if s.index < 0 {
+			break // inside a container, before its first member
+		}
 		if b.Len() > maxPointer {
 			b.WriteString("/…")
 			break

@@ -49,26 +49,31 @@ func (p *Param) Append(c *Checker, dst []byte, in string, s []byte) []byte {
 		n = n.item
 	}
 	c.at(in, p.Name)
-	switch n.kind {
-	case integer:
-		if !plainInteger(s) {
-			c.violate("is not an integer", "", "send digits")
-		} else if c.inRange(n, s) {
-			return append(dst, s...)
-		}
-	case boolean:
-		if t := string(s); t == "true" || t == "false" {
-			return append(dst, s...)
-		}
-		c.violate("has the wrong type", "true or false", "send true or false")
-	default:
-		if !utf8.Valid(s) {
-			c.violate("is not valid UTF-8", "", "encode it as UTF-8")
-		} else if c.judge(n, s, utf8.RuneCount(s)) {
-			return AppendString(dst, s)
-		}
+	before := len(c.Errors)
+	c.param(n, s)
+	switch {
+	case len(c.Errors) > before:
+		return append(dst, "null"...)
+	case n.kind == text:
+		return AppendString(dst, s)
 	}
-	return append(dst, "null"...)
+	return append(dst, s...)
+}
+
+func (c *Checker) param(n *node, s []byte) {
+	switch {
+	case n.kind == integer && !plainInteger(s):
+		c.violate("is not an integer", "", "send digits")
+	case n.kind == integer:
+		c.inRange(n, s)
+	case n.kind == boolean && string(s) != "true" && string(s) != "false":
+		c.violate("has the wrong type", "true or false", "send true or false")
+	case n.kind == boolean:
+	case !utf8.Valid(s):
+		c.violate("is not valid UTF-8", "", "encode it as UTF-8")
+	default:
+		c.judge(n, s, utf8.RuneCount(s))
+	}
 }
 
 // AppendList judges all values of a list parameter and appends them as a JSON array.
