@@ -1,0 +1,42 @@
+package billing_test
+
+import (
+	"testing"
+
+	"wispgate/billing"
+	"wispgate/edge/edgetest"
+)
+
+func TestEventsKeepTheirShape(t *testing.T) {
+	t.Parallel()
+	const (
+		p   = "pln_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
+		sub = "sub_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
+		usg = "usg_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
+		ses = "ses_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
+	)
+	now := edgetest.Start
+	edgetest.GoldenEvents(t, billing.Module(),
+		billing.PlanCreated{Plan: p, Code: "HOME10", PlanVersion: 1},
+		billing.PlanUpdated{Plan: p, Fields: []string{"price"}},
+		billing.PlanDeleted{Plan: p, Code: "HOME10", PlanVersion: 2},
+		billing.PlanPublished{Plan: p, Code: "HOME10", PlanVersion: 1, EffectiveFrom: now, Policy: policy, ExhaustedPolicy: slow},
+		billing.PlanRetired{Plan: p, Code: "HOME10", PlanVersion: 1},
+		billing.SubscriptionCreated{Subscription: sub, Customer: someone, Site: someplace, Plan: p},
+		billing.SubscriptionUpdated{Subscription: sub, Site: someplace, Fields: []string{"site_id"}},
+		billing.SubscriptionSubmitted{Subscription: sub},
+		billing.SubscriptionActivated{Subscription: sub, Customer: someone, At: now, ValidUntil: &now},
+		billing.SubscriptionRenewed{Subscription: sub, Periods: 2, ValidUntil: now},
+		billing.SubscriptionSuspended{Subscription: sub, Reason: billing.ForDunning, Reasons: []billing.SuspensionReason{billing.ForAdmin, billing.ForDunning}},
+		billing.SubscriptionReactivated{Subscription: sub, Reason: billing.ForDunning, Reasons: []billing.SuspensionReason{billing.ForAdmin}},
+		billing.SubscriptionPlanChanged{Subscription: sub, From: p, To: p},
+		billing.SubscriptionTerminationScheduled{Subscription: sub, TerminateAt: now},
+		billing.SubscriptionTerminationWithdrawn{Subscription: sub},
+		billing.SubscriptionTerminated{Subscription: sub, Customer: someone, At: now},
+		billing.AccessChanged{
+			Subscription: sub, Customer: someone, Status: "suspended", Reasons: []string{"dunning"}, Policy: policy, ExhaustedPolicy: slow,
+			ValidUntil: &now, OfflineGraceSeconds: 86400, OnExpiry: "walled", Revision: 7,
+		},
+		billing.UsageRecorded{Usage: usg, Session: ses, Subscription: sub, Start: now, End: now, Total: billing.Counters{InOctets: 1, OutOctets: 5 << 32, Seconds: 60}},
+	)
+}
