@@ -130,16 +130,18 @@ func eachCustomerLogin(tx edge.Tx, customer edge.ID, do func(edge.Tx, aaa.Creden
 }
 
 func policiesExist(tx edge.Tx, e billing.PlanPublished) error {
-	for at, id := range map[string]edge.ID{"/policy_ref": e.Policy, "/policy_exhausted_ref": e.ExhaustedPolicy} {
-		if id == "" {
-			continue
-		}
-		p, err := aaa.GetPolicy.Handle(tx, aaa.PolicyRef{ID: id})
-		if err := refers(err, p.ArchivedAt == nil, at, "policy"); err != nil {
-			return err
-		}
+	if err := policyInUse(tx, e.Policy, "/policy_ref"); err != nil {
+		return err
 	}
-	return nil
+	return policyInUse(tx, e.ExhaustedPolicy, "/policy_exhausted_ref")
+}
+
+func policyInUse(tx edge.Tx, id edge.ID, at string) error {
+	if id == "" {
+		return nil
+	}
+	p, err := aaa.GetPolicy.Handle(tx, aaa.PolicyRef{ID: id})
+	return refers(err, p.ArchivedAt == nil, at, "policy")
 }
 
 func customerMayBuy(tx edge.Tx, e billing.SubscriptionCreated) error {
