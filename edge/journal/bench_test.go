@@ -5,6 +5,8 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -152,6 +154,38 @@ func (y *yardstick) append(b *testing.B) (took []time.Duration) {
 func quantile(d []time.Duration, q float64) time.Duration {
 	slices.Sort(d)
 	return d[min(int(float64(len(d))*q), len(d)-1)]
+}
+
+// TestDeviceBytes measures what reaches the block device per fact of 400 bytes. It needs a file system of its own, named
+// by WISPGATE_SMALL_FS, and its device's statistics, as /sys/block/loop0/stat, named by WISPGATE_BLOCK_STAT.
+func TestDeviceBytes(t *testing.T) {
+	root, stat := os.Getenv("WISPGATE_SMALL_FS"), os.Getenv("WISPGATE_BLOCK_STAT")
+	if root == "" || stat == "" {
+		t.Skip("WISPGATE_SMALL_FS and WISPGATE_BLOCK_STAT do not name a file system and its device")
+	}
+	written := func() int64 {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sectors, err := strconv.ParseInt(strings.Fields(string(text))[6], 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return sectors * 512
+	}
+	// Most bytes per fact, from what a single write and groups of 8 and 64 may cost.
+	for group, most := range map[int]int64{1: 16 << 10, 8: 3 << 10, 64: 1 << 10} {
+		j := open(t, Options{Dir: filepath.Join(root, "bytes", strconv.Itoa(group)), MaxBytes: 16 << 20, Reserve: 2 << 20, Now: time.Now})
+		waitFor(t, func() bool { return j.Stats().Spares == 2 })
+		before := written()
+		facts := int64(len(closedLoop(j, group, 1920/group)))
+		per := (written() - before) / facts
+		t.Logf("groups of %d: %d bytes per fact of 400, amplification %.1f, %d commits", group, per, float64(per)/400, j.Stats().Commits)
+		if per > most {
+			t.Errorf("groups of %d: %d bytes per fact, at most %d are allowed", group, per, most)
+		}
+	}
 }
 
 func BenchmarkRead(b *testing.B) {

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -238,7 +239,11 @@ func (j *Journal) Close() error {
 	j.mu.Unlock()
 	close(j.stop)
 	j.work.Wait()
-	for _, seg := range append(j.segs, j.spares...) {
+	j.prepMu.Lock() // a Trim that is under way ends first
+	defer j.prepMu.Unlock()
+	j.segMu.Lock()
+	defer j.segMu.Unlock()
+	for _, seg := range slices.Concat(j.segs, j.spares) {
 		seg.close()
 	}
 	return j.disk.Close()

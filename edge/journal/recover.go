@@ -36,7 +36,7 @@ func Open(opt Options) (*Journal, error) {
 	}
 	j.writer.idle = new(batch)
 	if err := j.load(); err != nil {
-		for _, seg := range append(j.segs, j.spares...) {
+		for _, seg := range slices.Concat(j.segs, j.spares) {
 			seg.close()
 		}
 		return nil, errors.Join(err, d.Close())

@@ -140,6 +140,12 @@ func (j *Journal) claimOrdinal() (uint64, error) {
 func (j *Journal) Trim(upto uint64) error {
 	j.prepMu.Lock()
 	defer j.prepMu.Unlock()
+	j.mu.Lock()
+	closed := j.closed
+	j.mu.Unlock()
+	if closed {
+		return ErrClosed // the folder may be another process's by now
+	}
 	for {
 		seg := j.cutOldest(upto)
 		if seg == nil {

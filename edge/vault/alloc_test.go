@@ -20,3 +20,15 @@ func TestOnlyTheOutputIsAllocated(t *testing.T) {
 		}
 	}
 }
+
+func TestTheNodeSealerAllocatesNothing(t *testing.T) {
+	s := open(t).Sealer("journal")
+	plain, place := []byte("an accounting fact"), []byte("place")
+	sealed, opened := make([]byte, 0, 256), make([]byte, 0, 256)
+	if n := testing.AllocsPerRun(200, func() {
+		sealed = s.Seal(sealed[:0], plain, place)
+		opened, _ = s.Open(opened[:0], sealed, place)
+	}); n != 0 || string(opened) != string(plain) {
+		t.Fatalf("got %v allocations, %q", n, opened)
+	}
+}

@@ -92,10 +92,11 @@ func (v *Vault) Sealer(purpose string) *Sealer {
 
 // Seal appends nonce, ciphertext and tag to dst.
 func (s *Sealer) Seal(dst, plaintext, additional []byte) []byte {
-	var nonce [nonceSize]byte
-	_, _ = rand.Read(nonce[:])
-	dst = append(dst, nonce[:]...)
-	return s.aead.Seal(dst, dst[len(dst)-nonceSize:], plaintext, additional)
+	var zeros [nonceSize]byte
+	dst = append(dst, zeros[:]...)
+	nonce := dst[len(dst)-nonceSize:]
+	_, _ = rand.Read(nonce) // in place, because an array of its own would be allocated
+	return s.aead.Seal(dst, nonce, plaintext, additional)
 }
 
 // Open appends the plaintext to dst.
