@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"errors"
-	"fmt"
 
 	"wispgate/edge"
 )
@@ -54,5 +53,5 @@ var (
 	errNoSigner = &edge.Error{
 		Kind: edge.Invalid, Code: "journal_no_signer", Message: "this journal has no key to sign heads with", Fix: "open it with a signer",
 	}
-	errSealed = fmt.Errorf("journal record is sealed and no key was given")
+	errSealed = errors.New("journal record is sealed and no key was given")
 )
