@@ -42,10 +42,10 @@ func openAPI(s *Server, may func(scope string) bool) ([]byte, error) {
 			"title": s.cfg.Title, "version": s.cfg.Version,
 			"description": apiText, "summary": "The API of a tower node or relay.",
 			"license": obj{"name": "Apache-2.0", "identifier": "Apache-2.0"},
-			"contact": obj{"name": "The operator of this node", "url": "/docs"},
+			"contact": obj{"name": "The operator of this node"},
 		},
 		"jsonSchemaDialect": "https://json-schema.org/draft/2020-12/schema",
-		"servers":           []any{obj{"url": "/", "description": "This node."}},
+		"servers":           []any{obj{"url": "/", "description": "This node, in production.", "x-internal": false}},
 		"security":          []any{obj{"key": []any{}}, obj{"header": []any{}}},
 		"tags":              tags,
 		"paths":             paths,
@@ -188,7 +188,7 @@ func (g *generator) responses(rt *route) obj {
 	if !op.Command {
 		out := obj{"200": ok}
 		if rt.hasVersion {
-			out["304"] = obj{"description": "The record still has the version named in If-None-Match."}
+			out["304"] = obj{"description": "The record still has the version named in If-None-Match.", "headers": readHeaders()}
 		}
 		return g.withProblems(out, rt)
 	}
@@ -398,9 +398,8 @@ func problemResponses() obj {
 		if status == 429 || status == 503 {
 			headers["Retry-After"] = obj{"$ref": "#/components/headers/Retry-After"}
 		}
-		if status != 400 && status != 401 {
-			headers["RateLimit"] = obj{"$ref": "#/components/headers/RateLimit"}
-			headers["RateLimit-Policy"] = obj{"$ref": "#/components/headers/RateLimit-Policy"}
+		for _, name := range []string{"RateLimit", "RateLimit-Policy"} { // on what an identified client gets
+			headers[name] = obj{"$ref": "#/components/headers/" + name}
 		}
 		out[problemName(status)] = obj{
 			"description": http.StatusText(status) + ".",
