@@ -3,7 +3,10 @@ package cluster
 import (
 	"context"
 	"errors"
+	"syscall"
 	"time"
+
+	"github.com/hashicorp/raft-wal/types"
 
 	"wispgate/edge/store"
 )
@@ -78,12 +81,15 @@ func (n *Node) consider(e event) {
 // unfit parks the node. A write that failed for want of room is forgiven when room returns; a disk that hangs or errs is not.
 func (n *Node) unfit(err error) {
 	why := parkedLog
-	if !errors.Is(err, errHung) && n.machine.Store().CheckDisk() != nil {
+	if noRoom(err) || !errors.Is(err, errHung) && n.machine.Store().CheckDisk() != nil {
 		why = parkedDisk
 	}
 	n.log.Error("raft log unfit: this node stops taking part", "error", err)
 	n.park(why)
 }
+
+// noRoom recognises a full disk in what the log says. A segment that stays sealed is how raft-wal shows that it could not make the next.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, types.ErrSealed) }
 
 func (n *Node) park(why string) {
 	n.mu.Lock()

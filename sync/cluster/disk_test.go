@@ -1,0 +1,120 @@
+package cluster
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"wispgate/edge/store"
+)
+
+// TestAFullDiskNeitherKillsNorSealsTheLog fills a real file system under a working node, several times over, and gives the room back.
+// The node refuses, goes on reading, comes back without a restart, and has lost nothing; its log still rotates.
+func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mounts a file system")
+	}
+	disk := mountTiny(t, 128)
+	dir := filepath.Join(disk, "node")
+	c := conf(dir)
+	c.SegmentBytes = 256 << 10
+	opts := store.Options{PollEvery: 20 * time.Millisecond, BallastBytes: 16 << 20}
+	w := raise(t, dir, opts, c)
+	acked := 0
+	write := func() error {
+		err := w.write(t, fmt.Sprintf("k/%06d", acked), string(bytes.Repeat([]byte{'v'}, 2000)))
+		if err == nil {
+			acked++
+		}
+		return err
+	}
+	for round := range 3 {
+		for range 400 { // 800 KB: the log rotates three times
+			if err := write(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fillUp(t, disk)
+		if err := write(); code(err) != "disk_low" {
+			t.Fatalf("round %d: got %v, want disk_low", round, err)
+		}
+		eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedDisk && w.store.DiskState().ReadOnly },
+			func() any { return fmt.Sprint(w.node.Status(), w.store.DiskState()) })
+		fillUp(t, disk) // the ballast's room too
+		st := w.machine.Snapshot()
+		found := 0
+		if err := st.Scan("k/", "", func(string, []byte) (bool, error) { found++; return true, nil }); err != nil || found != acked {
+			t.Fatalf("round %d: %d records readable, %d acknowledged (%v)", round, found, acked, err)
+		}
+		st.Close()
+		for _, name := range []string{"filler", "filler2"} {
+			if err := os.Remove(filepath.Join(disk, name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
+	}
+	version, sum, err := w.machine.Checksum()
+	if err != nil || version != uint64(acked) {
+		t.Fatalf("version %d, %d acknowledged (%v)", version, acked, err)
+	}
+	w.close(t)
+	w = raise(t, dir, opts, c)
+	defer w.close(t)
+	if v, again, err := w.machine.Checksum(); err != nil || v != version || again != sum {
+		t.Errorf("after a restart: version %d, want %d (%v)", v, version, err)
+	}
+}
+
+// TestALogThatMetAFullDiskWorksAgain lets the log itself run into ENOSPC, which the look before each proposal otherwise prevents: the
+// guard is told of free space that is not there.
+func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("mounts a file system")
+	}
+	disk := mountTiny(t, 64)
+	dir := filepath.Join(disk, "node")
+	c := conf(dir)
+	c.SegmentBytes = 128 << 10
+	lie := func(string) (uint64, uint64, error) { return 500 << 20, 1000 << 20, nil }
+	w := raise(t, dir, store.Options{PollEvery: 20 * time.Millisecond, FreeSpace: lie}, c)
+	defer w.close(t)
+	first := w.node.current()
+	val := string(bytes.Repeat([]byte{'v'}, 4000))
+	acked := uint64(0)
+	write := func() error {
+		err := w.write(t, fmt.Sprintf("k/%d", acked%10), val)
+		if err == nil {
+			acked++
+		}
+		return err
+	}
+	if err := write(); err != nil {
+		t.Fatal(err)
+	}
+	fillUp(t, disk)
+	var err error
+	for err == nil && acked < 500 {
+		err = write()
+	}
+	if code(err) != "outcome_unknown" && code(err) != "quorum_lost" {
+		t.Fatalf("after %d writes on a full disk: got %v, want outcome_unknown", acked, err)
+	}
+	eventually(t, "the log is given up", func() bool { return w.node.current() != first }, func() any { return w.node.Status() })
+	if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
+	for range 200 { // the log rotates again
+		if err := write(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := w.machine.Version(); got < acked {
+		t.Errorf("got version %d after %d acknowledged writes", got, acked)
+	}
+}
