@@ -169,6 +169,7 @@ type sample struct {
 	Numbers map[string]int `json:"numbers" check:"max=3 key.max=5"`
 	hidden  int            //nolint:unused // unexported members are not part of the schema
 	Skipped int            `json:"-"`
+	Sealed  string         `json:"sealed,omitempty" check:"internal"`
 }
 
 func TestASchemaIsReadFromTheType(t *testing.T) {

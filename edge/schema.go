@@ -68,8 +68,12 @@ func (s *Schema) Field(name string) *SchemaField {
 // maxSafe bounds integers to what every JSON reader keeps exactly: 2^53-1.
 const maxSafe = 1<<53 - 1
 
+// internalWord in a check tag keeps a member out of the schema: Prepare fills it, and a client that sends it is refused.
+const internalWord = "internal"
+
 // SchemaOf reads the schema of a Go type. Members are required unless omitempty or a pointer. The check tag holds constraints apart
-// by spaces: min= max= format= prefix= enum=a|b item.… key.…; the tags pattern, doc and example stand alone.
+// by spaces: min= max= format= prefix= enum=a|b item.… key.… internal; the tags pattern, doc and example stand alone. A member that is
+// internal is no part of the schema: Prepare fills it.
 func SchemaOf[T any]() (*Schema, error) { return schemaOf(reflect.TypeFor[T](), nil) }
 
 // SchemaFor reads the schema of v's type.
@@ -153,7 +157,7 @@ func structSchema(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	for f := range t.Fields() {
 		tag, hasTag := f.Tag.Lookup("json")
 		name, opts, _ := strings.Cut(tag, ",")
-		if name == "-" || !f.IsExported() {
+		if name == "-" || !f.IsExported() || slices.Contains(strings.Fields(f.Tag.Get("check")), internalWord) {
 			continue
 		}
 		fs, err := schemaOf(f.Type, above)
