@@ -56,9 +56,9 @@ type ClaimInput struct {
 	Code       edge.Secret `json:"code" check:"min=16 max=64" doc:"The node's claim code, from its console, log or claim-code file." example:"7K2M-9QXA-4TRV-C0DE"`
 	Tenant     string      `json:"tenant" check:"min=1 max=32 format=slug" doc:"The tenant's word: 1 to 32 of a-z, 0-9 and -. It never changes." example:"acme"`
 	Name       string      `json:"name" check:"min=1 max=120" doc:"Name of the ISP as people use it." example:"Acme Wireless"`
-	Proof      *Proof      `json:"proof,omitempty" doc:"Filled by the node; leave it out."`
-	WrappedKey string      `json:"wrapped_key,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
-	Minted     *Minted     `json:"minted,omitempty" doc:"Filled by the node; leave it out."`
+	Proof      *Proof      `json:"proof,omitempty" check:"internal"`
+	WrappedKey string      `json:"wrapped_key,omitempty" check:"internal"`
+	Minted     *Minted     `json:"minted,omitempty" check:"internal"`
 }
 
 // Claimed is what a claim made. The key's secret is the member "secret" of the first answer.

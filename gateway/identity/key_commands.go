@@ -17,7 +17,7 @@ type NewKey struct {
 	Sites     []edge.ID      `json:"sites,omitempty" check:"max=64 item.prefix=sit" doc:"Sites at whose nodes it is valid; empty: those of its client."`
 	Allow     []netip.Prefix `json:"allow,omitempty" check:"max=32" doc:"Networks it may be used from; empty: any." example:"203.0.113.0/24"`
 	ExpiresAt *time.Time     `json:"expires_at,omitempty" doc:"At most a year from now; a year unless given."`
-	Minted    *Minted        `json:"minted,omitempty" doc:"Filled by the node; leave it out."`
+	Minted    *Minted        `json:"minted,omitempty" check:"internal"`
 }
 
 // CreateKey makes a key for a client, within what the client and the actor hold.
@@ -116,7 +116,7 @@ type Rotation struct {
 	ID             edge.ID    `json:"id" check:"prefix=key" doc:"The key."`
 	OverlapSeconds *int64     `json:"overlap_seconds,omitempty" check:"min=0 max=2592000" doc:"How long the present secret stays valid beside the new one; a day unless given, 30 days at most." example:"86400"`
 	ExpiresAt      *time.Time `json:"expires_at,omitempty" doc:"Of the new secret: at most a year from now; a year unless given."`
-	Minted         *Minted    `json:"minted,omitempty" doc:"Filled by the node; leave it out."`
+	Minted         *Minted    `json:"minted,omitempty" check:"internal"`
 }
 
 // RotateKey gives a key a new secret. The present one stays valid during the overlap.

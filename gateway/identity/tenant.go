@@ -123,7 +123,7 @@ type NewTenant struct {
 	Slug       string  `json:"slug" check:"min=1 max=32 format=slug" doc:"The tenant's word: 1 to 32 of a-z, 0-9 and -. It never changes." example:"acme"`
 	Name       string  `json:"name" check:"min=1 max=120" doc:"Name people use." example:"Acme Wireless"`
 	Limits     *Limits `json:"limits,omitempty" doc:"Throttle over all its clients; absent: the node's default."`
-	WrappedKey string  `json:"wrapped_key,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
+	WrappedKey string  `json:"wrapped_key,omitempty" check:"internal"`
 }
 
 func createTenant(p Ports) edge.Command[NewTenant, Tenant] {
