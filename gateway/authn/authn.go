@@ -47,14 +47,16 @@ type Verifier struct {
 // Authenticator verifies credentials. It is safe for concurrent use.
 type Authenticator struct {
 	now       func() time.Time
+	effective func() time.Time
 	budget    Budget
 	verifiers []Verifier
 }
 
-// New makes an authenticator. now is the effective time: the clock, but never before the store's high-water time, and it carries a
-// monotonic reading where the clock is right. The verifiers are asked in order; the first whose form fits judges.
-func New(now func() time.Time, budget Budget, verifiers ...Verifier) *Authenticator {
-	return &Authenticator{now: now, budget: budget, verifiers: verifiers}
+// New makes an authenticator. Credentials are judged by the effective time: the clock, but never before the store's high-water time.
+// The budget runs on now, the clock itself with its monotonic reading, because effective time stands still while the clock is behind.
+// The verifiers are asked in order; the first whose form fits judges.
+func New(now, effective func() time.Time, budget Budget, verifiers ...Verifier) *Authenticator {
+	return &Authenticator{now: now, effective: effective, budget: budget, verifiers: verifiers}
 }
 
 // Authenticate settles who asks, or refuses with an *edge.Error: unauthenticated, limited when the address got too many wrong, denied
@@ -73,7 +75,7 @@ func (a *Authenticator) Authenticate(s Shown) (*Identity, error) {
 		e.RetryAfter = int((wait + time.Second - 1) / time.Second)
 		return nil, e
 	}
-	id, proved, err := a.verify(token, s, now)
+	id, proved, err := a.verify(token, s, a.effective())
 	if err == nil && s.Tenant != "" && s.Tenant != id.Actor.Tenant {
 		return nil, ErrTenant.Error(edge.Denied)
 	}

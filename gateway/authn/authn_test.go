@@ -58,7 +58,7 @@ func newBench() *bench {
 		Use: &LastUse{},
 	}
 	b.records = records{b.minted.ID: b.key}
-	b.Authenticator = New(func() time.Time { return b.now }, b.limiter,
+	b.Authenticator = New(func() time.Time { return b.now }, func() time.Time { return b.now }, b.limiter,
 		Keys(b.records, "site_1", func(key edge.ID, _ netip.Addr, _ time.Time) { b.used = append(b.used, key) }))
 	return b
 }
@@ -255,6 +255,29 @@ func TestAKeyThatProvedRightDoesNotUseUpItsAddress(t *testing.T) {
 	}
 }
 
+func TestABudgetRefillsWhileTheClockIsBehindTheState(t *testing.T) {
+	t.Parallel()
+	b := newBench()
+	stuck := start.AddDate(0, 1, 0) // the state's high-water time; the clock itself is a month behind
+	b.Authenticator = New(func() time.Time { return b.now }, func() time.Time { return stuck }, b.limiter, Keys(b.records, "", nil))
+	guess := b.shown()
+	guess.Bearer = Mint(record, random).Token.Reveal()
+	for range 11 {
+		_, _ = b.Authenticate(guess)
+	}
+	if _, err := b.Authenticate(b.shown()); code(err) != "credential_attempts" {
+		t.Fatalf("got %v", err)
+	}
+	b.now = start.Add(6 * time.Second)
+	if _, err := b.Authenticate(b.shown()); err != nil {
+		t.Errorf("after the wait: %v", err)
+	}
+	stuck = b.key.Secrets[0].Expires
+	if _, err := b.Authenticate(b.shown()); code(err) != "key_expired" {
+		t.Errorf("got %v: the high-water time decides, not the clock", err)
+	}
+}
+
 func TestLastUseIsReportedEveryFiveMinutesAtMost(t *testing.T) {
 	t.Parallel()
 	b := newBench()
@@ -279,7 +302,7 @@ func TestManyRequestsAtOnceReportOneUse(t *testing.T) {
 	t.Parallel()
 	b := newBench()
 	var reports atomic.Int64
-	b.Authenticator = New(func() time.Time { return start }, b.limiter, Keys(b.records, "", func(edge.ID, netip.Addr, time.Time) { reports.Add(1) }))
+	b.Authenticator = New(func() time.Time { return start }, func() time.Time { return start }, b.limiter, Keys(b.records, "", func(edge.ID, netip.Addr, time.Time) { reports.Add(1) }))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -354,7 +377,7 @@ func FuzzAuthenticate(f *testing.F) {
 	f.Add("", Prefix)
 	f.Add("eyJhbGciOiJFUzI1NiJ9.e30.AA", "x")
 	f.Fuzz(func(t *testing.T, bearer, apiKey string) {
-		a := New(func() time.Time { return start }, limit.New(limit.Config{}, start), Keys(b.records, "", nil))
+		a := New(func() time.Time { return start }, func() time.Time { return start }, limit.New(limit.Config{}, start), Keys(b.records, "", nil))
 		id, err := a.Authenticate(Shown{Bearer: bearer, APIKey: apiKey})
 		good := bearer == b.minted.Token.Reveal() || bearer == "" && apiKey == b.minted.Token.Reveal()
 		if (err == nil) != good || (id != nil) != good {
@@ -383,7 +406,7 @@ func BenchmarkWellFormed(b *testing.B) {
 
 func BenchmarkWrongSecret(b *testing.B) {
 	w := newBench()
-	a := New(func() time.Time { return start }, limit.New(limit.Config{}, start), Keys(w.records, "", nil))
+	a := New(func() time.Time { return start }, func() time.Time { return start }, limit.New(limit.Config{}, start), Keys(w.records, "", nil))
 	s := w.shown()
 	s.Bearer = Mint(record, random).Token.Reveal()
 	b.ReportAllocs()

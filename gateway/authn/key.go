@@ -49,13 +49,18 @@ type Minted struct {
 // Mint makes a secret for the key's record from 32 random octets. All secrets of a record share its id, which follows from the record's:
 // so a secret can be made without looking at the record.
 func Mint(record edge.ID, random func(n int) []byte) Minted {
-	sum := sha256.Sum256([]byte(record))
-	number := binary.BigEndian.Uint64(sum[:]) % (62 * 62 * 62 * 62 * 62 * 62 * 62 * 62)
-	id, secret := baseN(binary.BigEndian.AppendUint64(nil, number), idLen), baseN(random(32), secretLen)
+	id, secret := TokenID(record), baseN(random(32), secretLen)
 	head := Prefix + id + "_" + secret
 	return Minted{
 		ID: id, Token: edge.Secret(head + checksum(head)), Digest: digest(secret), LastFour: secret[secretLen-4:],
 	}
+}
+
+// TokenID is the 8 characters by which keys of the record are found.
+func TokenID(record edge.ID) string {
+	sum := sha256.Sum256([]byte(record))
+	number := binary.BigEndian.Uint64(sum[:]) % (62 * 62 * 62 * 62 * 62 * 62 * 62 * 62)
+	return baseN(binary.BigEndian.AppendUint64(nil, number), idLen)
 }
 
 // baseN writes a big-endian number in n digits of the alphabet.

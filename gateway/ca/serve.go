@@ -15,7 +15,8 @@ import (
 	"time"
 )
 
-// lookEvery is how often a handshake looks at files, names and dates: a stat and a list of addresses.
+// lookEvery is how often a handshake looks at names and dates, which takes a list of the interfaces. The operator's files are looked at
+// by each handshake: two stats, and no clock that might stand still.
 const lookEvery = 10 * time.Second
 
 // TLSConfig is for a listener of the node: TLS 1.2 and up, HTTP/1.1 only (the server speaks no HTTP/2), certificates swapped without a
@@ -56,7 +57,7 @@ func (a *Authority) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, e
 	return s.operator, nil
 }
 
-// look sees to it, at most every lookEvery, that what is shown still fits. A handshake waits for another's look only when the site's
+// look sees to it that what is shown still fits. A handshake waits for another's look only when the site's
 // certificate is of no use at present. A failure is logged and what was shown before stays.
 func (a *Authority) look() {
 	if !a.mu.TryLock() {
@@ -67,7 +68,8 @@ func (a *Authority) look() {
 		a.mu.Lock()
 	}
 	defer a.mu.Unlock()
-	if since := a.o.Now().Sub(a.lastLook); since >= 0 && since < lookEvery {
+	since := a.o.Now().Sub(a.lastLook)
+	if since >= 0 && since < lookEvery && a.seen == a.stamps() {
 		return
 	}
 	if err := a.refreshLocked(false); err != nil {
@@ -191,6 +193,9 @@ type stamp struct {
 }
 
 func (a *Authority) stamps() (s [2]stamp) {
+	if a.o.CertFile == "" {
+		return s
+	}
 	for i, path := range []string{a.o.CertFile, a.o.KeyFile} {
 		if fi, err := os.Stat(path); err == nil {
 			s[i] = stamp{fi.ModTime(), fi.Size()}

@@ -209,7 +209,7 @@ func TestSitesOnlyNarrow(t *testing.T) {
 	t.Parallel()
 	w, admin := claimed(t)
 	const here, there = "sit_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33", "sit_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c34"
-	w.auth = authn.New(w.Clock.Now, noBudget{}, authn.Keys(w.index, here, nil))
+	w.auth = authn.New(w.Clock.Now, w.Clock.Now, noBudget{}, authn.Keys(w.index, here, nil))
 	c, _ := do[Client](w, admin, "identity.client.create", object{"name": "Tower", "scopes": []string{"all:read", "identity:write"}, "sites": []string{here, there}})
 	_, secret := do[Key](w, admin, "identity.key.create", object{"client": c.ID, "name": "k", "sites": []string{here}})
 	local := w.who(secret)

@@ -43,7 +43,7 @@ func openWorld(t testing.TB, dir string) *world {
 	}
 	w.claim = NewClaimFile(dir, func() time.Time { return edgetest.Start }, log)
 	w.Harness = edgetest.Open(t, dir, edgetest.Modules(Module(Ports{Vault: w.vault, Claims: w.claim, Index: w.index, Logger: log})))
-	w.auth = authn.New(w.Clock.Now, limit.New(limit.Config{}, edgetest.Start), authn.Keys(w.index, "sit_here", nil))
+	w.auth = authn.New(w.Clock.Now, w.Clock.Now, limit.New(limit.Config{}, edgetest.Start), authn.Keys(w.index, "sit_here", nil))
 	return w
 }
 
