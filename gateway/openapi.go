@@ -379,8 +379,18 @@ func (g *generator) example(out obj, s *edge.Schema) {
 		return
 	}
 	raw := []byte(s.Example)
-	if s.Type == edge.String {
+	switch {
+	case s.Type == edge.String:
 		raw = plan.AppendString(nil, s.Example)
+	case s.Type == edge.Array && s.Item.Type == edge.String && !json.Valid(raw): // a list of one, or several apart by commas
+		raw = []byte{'['}
+		for i, item := range strings.Split(s.Example, ",") {
+			if i > 0 {
+				raw = append(raw, ',')
+			}
+			raw = plan.AppendString(raw, strings.TrimSpace(item))
+		}
+		raw = append(raw, ']')
 	}
 	p, err := plan.Compile(s)
 	var c plan.Checker

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"wispgate/edge"
@@ -72,6 +73,13 @@ type core struct {
 	ca      *ca.Authority
 	group   *obs.Group
 	secrets secrets
+	ctx     context.Context // the program's life, for work that outlives a request
+	started time.Time
+
+	journals map[string]*journal.Journal
+	opened   []edge.Module // what the executor and the gateway were made of
+
+	mu sync.Mutex // guards what a program adds while it runs
 
 	stack []cleanup
 }
@@ -109,11 +117,14 @@ type nodeID struct {
 	Node    string `json:"node"`
 	Site    string `json:"site"`
 	Cluster string `json:"cluster"`
+
+	// Incarnation tells this cluster's history from others of the same name, so that a position never means two things.
+	Incarnation string `json:"incarnation"`
 }
 
 // newCore opens the data folder: log, keys, journals and store, in the order in which they need each other.
-func newCore(opts Options, dir, program string) (*core, error) {
-	c := &core{opts: opts, dir: dir, now: time.Now, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
+func newCore(ctx context.Context, opts Options, dir, program string) (*core, error) {
+	c := &core{ctx: ctx, opts: opts, dir: dir, now: time.Now, started: time.Now(), journals: map[string]*journal.Journal{}, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
 	log, _, err := obs.NewLogger(opts.Log, obs.LogOptions{Level: opts.Config.Node.LogLevel, Format: opts.Config.Node.LogFormat, Ring: c.ring})
 	if err != nil {
 		return nil, err
@@ -165,7 +176,7 @@ func loadNodeID(dir string, n config.Node) (id nodeID, err error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return id, fmt.Errorf("read %s: %w", path, err)
 	}
-	id = nodeID{Node: n.ID, Site: n.Site, Cluster: n.Cluster}
+	id = nodeID{Node: n.ID, Site: n.Site, Cluster: n.Cluster, Incarnation: shortRandom()}
 	if id.Node == "" {
 		id.Node = "node-" + shortRandom()
 	}
@@ -257,6 +268,7 @@ func (c *core) openJournal(name string, o journal.Options) (*journal.Journal, er
 	if err != nil {
 		return nil, err
 	}
+	c.journals[name] = j
 	c.onStop("journal "+name, func(context.Context) error { return j.Close() })
 	return j, nil
 }
@@ -289,7 +301,8 @@ func (c *core) clockTrusted() bool {
 }
 
 // open makes the executor over the modules and starts the log: from here on commands run.
-func (c *core) open(ctx context.Context, modules []edge.Module, flows []edge.Flow, retention time.Duration) (err error) {
+func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Duration) (err error) {
+	c.opened = modules
 	c.exec, err = exec.New(exec.Config{
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
@@ -309,9 +322,9 @@ func (c *core) open(ctx context.Context, modules []edge.Module, flows []edge.Flo
 		return err
 	}
 	c.onStop("log", func(context.Context) error { return c.cluster.Shutdown() })
-	c.exec.Start(ctx, c.cluster)
+	c.exec.Start(c.ctx, c.cluster)
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
-	c.group = obs.NewGroup(ctx, c.log, c.now, c.restarted())
+	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())
 	c.onStop("workers", c.group.Stop)
 	for _, m := range modules {
 		for _, w := range m.Workers {

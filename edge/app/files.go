@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -80,6 +82,34 @@ type secrets struct{ *vault.Vault }
 
 // Digest implements the executor's Secrets.
 func (secrets) Digest(plaintext string) (string, error) { return vault.Digest(plaintext) }
+
+// VerifyDigest implements what the AAA index asks of a vault.
+func (secrets) VerifyDigest(digest, plaintext string) (bool, error) {
+	return vault.VerifyDigest(digest, plaintext)
+}
+
+// clientTLS is the TLS of an outgoing connection: the CAs to trust (the system's without a file) and a client certificate, if any.
+func clientTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
+	if caFile != "" {
+		pem, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the broker's CA: %w", err)
+		}
+		cfg.RootCAs = x509.NewCertPool()
+		if !cfg.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("the CA file %s holds no PEM certificate", caFile)
+		}
+	}
+	if certFile != "" {
+		pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+		if err != nil {
+			return nil, fmt.Errorf("read the client certificate: %w", err)
+		}
+		cfg.Certificates = []tls.Certificate{pair}
+	}
+	return cfg, nil
+}
 
 const systemKey = store.Local + "vault/system"
 

@@ -79,6 +79,27 @@ func eventVersion(rest string) (uint64, error) {
 	return v, nil
 }
 
+// WaitEvents returns once the tenant has an event after the version.
+func (x *Exec) WaitEvents(ctx context.Context, tenant string, after uint64) error {
+	for {
+		wake := x.changed()
+		st := x.cfg.Machine.Snapshot()
+		raw, _, err := st.Get(headKey(tenant))
+		st.Close()
+		if err != nil || toNumber(raw) > after {
+			return err
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Changed returns a channel that closes at the next applied version.
+func (x *Exec) Changed() <-chan struct{} { return x.changed() }
+
 // Heads returns each tenant's last version with events.
 func (x *Exec) Heads() (map[string]uint64, error) {
 	st := x.cfg.Machine.Snapshot()

@@ -1,0 +1,226 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/config"
+	"wispgate/edge/journal"
+	"wispgate/gateway"
+	"wispgate/gateway/authn"
+	"wispgate/gateway/identity"
+	"wispgate/gateway/limit"
+)
+
+// api is the HTTPS gateway of a node or relay with what stands behind its ports.
+type api struct {
+	core    *core
+	index   *identity.Index
+	claims  *identity.ClaimFile
+	limiter *limit.Limiter
+	server  *gateway.Server
+	admin   *gateway.Admin
+}
+
+// kindAudit is the only kind of the audit journal beside its heads.
+const kindAudit journal.Kind = 1
+
+// newAPI makes the identity index and the claim file: what the identity module needs.
+func (c *core) newAPI() *api {
+	return &api{
+		core: c, index: identity.NewIndex(c.log, bindIdentity), claims: identity.NewClaimFile(c.dir, c.now, c.log),
+	}
+}
+
+// identityModule is the identity domain over this node's vault. loaded runs when a tenant's key has been loaded.
+func (a *api) identityModule(loaded func()) edge.Module {
+	return identity.Module(identity.Ports{Vault: tenantKeys{a.core.secrets, loaded}, Claims: a.claims, Index: a.index, Logger: a.core.log})
+}
+
+// tenantKeys tells when a key has been loaded: what could not be opened before can be opened now.
+type tenantKeys struct {
+	secrets
+	loaded func()
+}
+
+// LoadTenantKey implements identity.Vault.
+func (t tenantKeys) LoadTenantKey(tenant string, wrapped []byte) error {
+	err := t.secrets.LoadTenantKey(tenant, wrapped)
+	if err == nil && t.loaded != nil {
+		t.loaded()
+	}
+	return err
+}
+
+// bindIdentity makes the gateway's view of a credential once, when its record changes, instead of for every request.
+func bindIdentity(id *authn.Identity) any {
+	return &gateway.Identity{
+		Actor: id.Actor, Client: gateway.Rate(id.Limits.ClientRate), Tenant: gateway.Rate(id.Limits.TenantRate),
+	}
+}
+
+// authenticator adapts authn to the gateway's port, and lets the machine's own users in over the unix socket.
+type authenticator struct {
+	*authn.Authenticator
+	index *identity.Index
+}
+
+// Authenticate implements gateway.Authenticator.
+func (a authenticator) Authenticate(s gateway.Shown) (*gateway.Identity, error) {
+	id, err := a.Authenticator.Authenticate(authn.Shown(s))
+	if err != nil {
+		return nil, err
+	}
+	bound, ok := id.Bound.(*gateway.Identity)
+	if !ok {
+		return nil, edge.ErrInternal.Error(edge.Internal)
+	}
+	return bound, nil
+}
+
+// limiter adapts limit to the gateway's port.
+type limiter struct{ *limit.Limiter }
+
+// Take implements gateway.Limiter.
+func (l limiter) Take(id *gateway.Identity, class edge.Class, cost int, now time.Time) gateway.Decision {
+	return decision(l.Limiter.Take(limit.Subject{
+		Tenant: id.Actor.Tenant, Client: id.Actor.Subject, TenantRate: limit.Rate(id.Tenant), ClientRate: limit.Rate(id.Client),
+	}, class, cost, now))
+}
+
+// TakeAddress implements gateway.Limiter.
+func (l limiter) TakeAddress(addr netip.Addr, cost int, now time.Time) gateway.Decision {
+	return decision(l.Limiter.TakeAddress(addr, cost, now))
+}
+
+func decision(d limit.Decision) gateway.Decision {
+	out := gateway.Decision{
+		Allowed: d.Allowed, RetryAfter: d.RetryAfter, Tightest: d.Tightest, Remaining: d.Remaining, Reset: d.Reset,
+	}
+	for i, p := range d.Policies() {
+		out.Policies[i] = gateway.Policy{Name: p.Name, Rate: gateway.Rate(p.Rate)}
+		out.Asked++
+	}
+	return out
+}
+
+// auditor adapts the audit journal to the gateway's port.
+type auditor struct{ *journal.Journal }
+
+// Audit implements gateway.Auditor.
+func (a auditor) Audit(ctx context.Context, line []byte) error {
+	_, err := a.Append(ctx, kindAudit, line)
+	return err
+}
+
+// listen opens the gateway's and the admin listener.
+func (a *api) listen(listen string, modules []edge.Module, ready func() error, metrics ...func(io.Writer)) error {
+	c := a.core
+	cfg := c.opts.Config
+	rates := limit.Defaults()
+	rates.Tenant = limit.Rate{Quota: int64(cfg.Limits.TenantPerMinute), Window: time.Minute}
+	rates.Client = limit.Rate{Quota: int64(cfg.Limits.ClientPerMinute), Window: time.Minute}
+	rates.Address = limit.Rate{Quota: int64(cfg.Limits.UnauthenticatedPerMinute), Window: time.Minute}
+	a.limiter = limit.New(rates, c.started)
+	// Wrong credentials have a budget of their own, so that public requests from behind the same address do not shut out right keys.
+	budget := limit.New(limit.Config{Address: rates.Address}, c.started)
+	auth := authenticator{authn.New(c.now, c.effectiveTime, budget, authn.Keys(a.index, c.id.Site, nil)), a.index}
+	socket := filepath.Join(c.dir, "wispgate.sock")
+	access, err := c.accessLog()
+	if err != nil {
+		return err
+	}
+	listeners := []gateway.Listen{}
+	if listen != "" {
+		listeners = append(listeners, gateway.Listen{Address: listen, TLS: c.ca.TLSConfig()})
+	}
+	a.server, err = gateway.New(gateway.Config{
+		Modules: modules, Listen: listeners, Version: c.opts.Version, Node: c.id.Node, Now: c.now, Logger: c.log, AccessLog: access,
+		Connections: cfg.API.MaxConns, PerAddress: cfg.API.MaxConnsPerIP, SmallBoard: memoryTotal() <= 512<<20,
+		Pages: []gateway.Page{{Path: "/ca.crt", Type: "application/x-pem-file", Body: c.ca.PEM()}},
+	}, gateway.Ports{Executor: c.exec, Authenticator: auth, Limiter: limiter{a.limiter}, Auditor: auditor{c.audit}})
+	if err != nil {
+		return err
+	}
+	_ = os.Remove(socket)
+	if err := a.server.Start(c.ctx); err != nil {
+		return listenError("The API", "api.listen or relay.listen", err)
+	}
+	c.onStop("api", a.server.Shutdown)
+	return a.listenAdmin(cfg.API, ready, metrics)
+}
+
+func (a *api) listenAdmin(cfg config.API, ready func() error, metrics []func(io.Writer)) (err error) {
+	if cfg.AdminListen == "" {
+		return nil
+	}
+	c := a.core
+	parts := append([]func(io.Writer){func(w io.Writer) { _ = c.metrics.WritePrometheus(w) }, a.server.WriteMetrics}, metrics...)
+	a.admin, err = gateway.NewAdmin(gateway.AdminConfig{
+		Address: cfg.AdminListen, Ready: ready, Metrics: parts, Profile: true, Logger: c.log,
+		Extra: map[string]http.Handler{"GET /log": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = c.ring.WriteTo(w) })},
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.admin.Start(c.ctx); err != nil {
+		return listenError("The admin listener", "api.admin_listen", err)
+	}
+	c.onStop("admin", a.admin.Shutdown)
+	return nil
+}
+
+// accessLog is where plain reads are noted: a file in the data folder that is begun anew when it has grown.
+func (c *core) accessLog() (io.Writer, error) {
+	f, err := openRotating(filepath.Join(c.dir, "access.log"), 8<<20)
+	if err != nil {
+		return nil, err
+	}
+	c.onStop("access log", func(context.Context) error { return f.Close() })
+	return f, nil
+}
+
+// announceClaim prints the one-time code while nobody owns the node.
+func (a *api) announceClaim(out io.Writer, url string) error {
+	if a.index.Tenants() > 0 {
+		return nil
+	}
+	code, err := a.claims.Arm(false)
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	b.WriteString("\nThis node is not claimed yet. Its one-time code is in " + a.claims.Path() + ".\n")
+	if code != "" {
+		b.WriteString("\n    claim code: " + code.Reveal() + "\n")
+	}
+	b.WriteString("\nClaim it:  wispgate key claim --url " + url + " --ca-file " + filepath.Join(a.core.dir, "tls", "ca.crt") +
+		" --code CODE --as SHORT-NAME --name \"Your ISP\"\n\n")
+	_, err = io.WriteString(out, b.String())
+	return err
+}
+
+// url is where the API answers on this machine, "" while it is switched off.
+func (a *api) url() string {
+	addr := a.server.Addr()
+	if addr == nil {
+		return ""
+	}
+	ap, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return ""
+	}
+	host := ap.Addr().Unmap()
+	if host.IsUnspecified() {
+		return fmt.Sprintf("https://localhost:%d", ap.Port())
+	}
+	return "https://" + netip.AddrPortFrom(host, ap.Port()).String()
+}

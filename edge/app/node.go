@@ -1,0 +1,308 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"wispgate/aaa"
+	"wispgate/aaa/radiusd"
+	"wispgate/billing"
+	"wispgate/crm"
+	"wispgate/edge"
+	"wispgate/edge/journal"
+	"wispgate/inventory"
+	"wispgate/sync/uplink"
+)
+
+// Node is a tower's daemon: RADIUS, API, uplink.
+type Node struct {
+	*core
+	api        *api
+	accounting *journal.Journal
+	factLog    *journal.Journal
+	acks       *factAcks
+	facts      struct{ auth *authFacts }
+	index      *aaa.Index
+	drainer    *aaa.Drainer
+	signs      chan aaa.NASSign
+	radius     *radiusd.Server
+	uplink     *uplink.Uplink
+	attached   map[uplink.Name]func()
+	clusters   []*clusterStream
+}
+
+// Serve runs a node until ctx ends.
+func Serve(ctx context.Context, opts Options) error {
+	n, err := OpenNode(ctx, opts)
+	if err != nil {
+		return err
+	}
+	if err := n.Start(); err != nil {
+		return errors.Join(err, n.Stop())
+	}
+	if err := n.api.announceClaim(opts.Out, n.URL()); err != nil {
+		return errors.Join(err, n.Stop())
+	}
+	if opts.Origins != nil {
+		n.log.Info("node is ready", "node", n.id.Node, "site", n.id.Site, "api", n.URL(), "took", n.now().Sub(n.started).Round(time.Millisecond).String())
+	}
+	select {
+	case <-ctx.Done():
+		n.log.Info("stopping")
+		return n.Stop()
+	case <-n.machine.Failed():
+		return errors.Join(n.machine.Fatal(), n.Stop())
+	}
+}
+
+// week is how long events wait on a node whose uplink is switched off.
+const week = 7 * 24 * time.Hour
+
+// OpenNode opens a node's folder and state. Start opens its doors.
+func OpenNode(ctx context.Context, opts Options) (*Node, error) {
+	c, err := newCore(ctx, opts, opts.Config.Node.DataDir, "node")
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{core: c, acks: &factAcks{upto: map[string]uint64{}}, attached: map[uplink.Name]func(){}}
+	if err := n.openAll(); err != nil {
+		return nil, errors.Join(err, c.stop())
+	}
+	return n, nil
+}
+
+func (n *Node) openAll() (err error) {
+	if err := n.openAAA(); err != nil {
+		return err
+	}
+	if n.factLog, err = n.openJournal("facts", journal.Options{}); err != nil {
+		return err
+	}
+	n.api = n.newAPI()
+	retention := time.Duration(0)
+	if !n.opts.Config.Uplink.Enabled {
+		if retention = n.opts.KeepEvents; retention == 0 {
+			retention = week
+		}
+	}
+	return n.open(n.modules(), Flows(), retention)
+}
+
+// modules are the domains of a node.
+func (n *Node) modules() []edge.Module {
+	var streams func() []uplink.StreamStatus
+	if n.opts.Config.Uplink.Enabled {
+		streams = func() []uplink.StreamStatus {
+			if n.uplink == nil {
+				return nil
+			}
+			return n.uplink.Status()
+		}
+	}
+	front := aaa.FrontDoor{Recent: func(since time.Time, limit int, keep func(*radiusd.Event) bool) []radiusd.Event {
+		if n.radius == nil {
+			return nil
+		}
+		return n.radius.Recent(since, limit, keep)
+	}}
+	return []edge.Module{
+		n.api.identityModule(n.index.Reopen),
+		inventory.Module(),
+		crm.Module(),
+		billing.Module(),
+		aaa.Module(aaa.Deps{Index: n.index, Drainer: n.drainer, Trusted: n.clockTrusted, Recent: front, Signs: n.signs}),
+		n.syncModule("node", streams),
+	}
+}
+
+// Start opens the doors: RADIUS first, because it needs nobody, then the API and the uplink.
+func (n *Node) Start() error {
+	if err := n.listenRADIUS(); err != nil {
+		return err
+	}
+	if err := n.api.listen(n.opts.Config.API.Listen, n.opened, n.ready, func(w io.Writer) { _ = n.writeRADIUSMetrics(w) }); err != nil {
+		return err
+	}
+	n.group.Go("facts", n.factsLoop)
+	n.group.Go("trim", n.trimLoop)
+	if n.opts.Config.Uplink.Enabled {
+		if err := n.startUplink(); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(n.ctx, 10*time.Second)
+	defer cancel()
+	if err := n.cluster.WaitLeader(ctx); err != nil {
+		n.log.Warn("no leader yet; reads and RADIUS are served", "error", err)
+	}
+	return nil
+}
+
+// Stop closes everything, last opened first.
+func (n *Node) Stop() error { return n.core.stop() }
+
+// URL is where the API answers on this machine.
+func (n *Node) URL() string { return n.api.url() }
+
+// ready says why the node cannot serve yet. A cut uplink never makes a node unready.
+func (n *Node) ready() error {
+	if err := n.machine.Fatal(); err != nil {
+		return err
+	}
+	if n.radius == nil {
+		return edge.ErrStarting.Error(edge.Unavailable)
+	}
+	return nil
+}
+
+const (
+	factsEvery = 10 * time.Second
+	trimEvery  = 2 * time.Second
+)
+
+// factsLoop writes what the front door refused as facts of the journal, at most one per login, router and reason every factsEvery.
+func (n *Node) factsLoop(ctx context.Context) error {
+	ticker := time.NewTicker(factsEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		for _, f := range n.facts.auth.facts() {
+			raw, err := json.Marshal(f)
+			if err != nil {
+				return fmt.Errorf("encode fact: %w", err)
+			}
+			if _, err := n.factLog.Append(ctx, kindFact, raw); err != nil && ctx.Err() == nil {
+				n.log.Warn("fact could not be kept", "type", f.Type, "error", err)
+			}
+		}
+	}
+}
+
+// trimLoop forgets what was drained and what the relay has stored, and commits how far the streams are.
+func (n *Node) trimLoop(ctx context.Context) error {
+	ticker := time.NewTicker(trimEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if err := n.trim(ctx); err != nil && ctx.Err() == nil {
+			n.log.Warn("journals could not be trimmed, trying again", "error", err)
+		}
+	}
+}
+
+func (n *Node) trim(ctx context.Context) error {
+	var errs []error
+	for _, s := range n.streams() {
+		errs = append(errs, s.commit(ctx))
+	}
+	errs = append(errs, trimTo(n.accounting, n.drainer.Position()))
+	if n.opts.Config.Uplink.Enabled {
+		errs = append(errs, trimTo(n.factLog, n.acks.all()))
+	} else if next := n.factLog.Next(); next > keptFacts {
+		errs = append(errs, trimTo(n.factLog, next-keptFacts))
+	}
+	return errors.Join(errs...)
+}
+
+// keptFacts is how many facts a node without uplink keeps.
+const keptFacts = 100_000
+
+// trimTo forgets records up to and with upto, where there are any.
+func trimTo(j *journal.Journal, upto uint64) error {
+	if upto == 0 || upto < j.First() {
+		return nil
+	}
+	return j.Trim(min(upto, j.Next()-1))
+}
+
+// startUplink connects to the NOC and attaches the streams of every tenant there is, and of those that come.
+func (n *Node) startUplink() error {
+	u := n.opts.Config.Uplink
+	tlsConfig, err := clientTLS(u.CAFile, u.CertFile, u.KeyFile)
+	if err != nil {
+		return err
+	}
+	counts := n.metrics.Counter("wispgate_uplink_messages_total", "What the uplink did.", "event")
+	n.uplink, err = uplink.New(uplink.Config{
+		Brokers: []string{u.Broker}, Node: n.id.Node, BootID: journal.KernelBoot().ID.String(), Version: n.opts.Version,
+		Username: u.Username, Password: u.Password, TLS: tlsConfig, Now: n.now, Logger: n.log,
+		Metrics: countFunc(func(name string, by int) { counts.With(name).Add(by) }),
+	})
+	if err != nil {
+		return err
+	}
+	n.onStop("uplink", n.uplink.Stop)
+	n.group.Go("streams", n.attachLoop)
+	return nil
+}
+
+// countFunc is an uplink.Metrics of one function.
+type countFunc func(name string, n int)
+
+// Add implements uplink.Metrics.
+func (f countFunc) Add(name string, n int) { f(name, n) }
+
+// attachLoop attaches the streams of tenants as they appear.
+func (n *Node) attachLoop(ctx context.Context) error {
+	for {
+		wake := n.exec.Changed()
+		heads, err := n.exec.Heads()
+		if err != nil {
+			return err
+		}
+		for _, tenant := range slices.Sorted(maps.Keys(heads)) {
+			if err := n.attach(tenant); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-wake:
+		}
+	}
+}
+
+func (n *Node) attach(tenant string) error {
+	events := &clusterStream{name: uplink.Name{Tenant: tenant, Source: n.id.Cluster + ".cluster", Incarnation: n.id.Incarnation}, exec: n.exec}
+	if n.attached[events.name] != nil {
+		return nil
+	}
+	n.acks.add(tenant)
+	facts := &factStream{
+		name:    uplink.Name{Tenant: tenant, Source: n.id.Node + ".node", Incarnation: incarnation(n.factLog.Incarnation())},
+		journal: n.factLog, acks: n.acks,
+	}
+	for _, s := range []uplink.Stream{events, facts} {
+		detach, err := n.uplink.Attach(s)
+		if err != nil {
+			return err
+		}
+		n.attached[s.Name()] = detach
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.clusters = append(n.clusters, events)
+	return nil
+}
+
+// streams are the attached cluster streams.
+func (n *Node) streams() []*clusterStream {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.clusters)
+}
