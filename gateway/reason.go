@@ -30,7 +30,7 @@ var (
 	errEncoding     = edge.Reason{Code: "encoding_unsupported", Says: "Compressed bodies are not accepted", Fix: "Send the body without Content-Encoding"}
 	errHeadersLarge = edge.Reason{Code: "headers_too_large", Says: "The request line and headers are too large or too many", Fix: "Stay within 8 KB and 100 headers"}
 	errProtocol     = edge.Reason{Code: "protocol_unsupported", Says: "The protocol version is not spoken here", Fix: "Use HTTP/1.1"}
-	errRate         = edge.Reason{Code: "rate_limited", Says: "The rate limit is used up", Fix: "Wait for the time in Retry-After, then go on more slowly"}
+	errRate         = edge.Reason{Code: "too_many_requests", Says: "The rate limit is used up", Fix: "Wait for the time in Retry-After, then go on more slowly"}
 	errOverloaded   = edge.Reason{Code: "overloaded", Says: "The node has more work than it can do in time", Fix: "Ask again after the time in Retry-After; nothing was half done"}
 	errAudit        = edge.Reason{Code: "audit_unavailable", Says: "The audit journal cannot be written, so the request is not answered as done", Fix: "Ask again with the same Idempotency-Key; the operator must look at the node's disk"}
 	errSlow         = edge.Reason{Code: "too_slow", Says: "The answer was not ready in time", Fix: "Ask again, or for less"}
