@@ -72,6 +72,9 @@ func (s *Server) wrap(ctx *fasthttp.RequestCtx, inner fasthttp.RequestHandler) {
 		if r := recover(); r != nil {
 			s.log.Error("request panicked", "request_id", x.request(), "panic", r, "stack", string(debug.Stack()))
 			x.refuse(edge.ErrInternal.Error(edge.Internal))
+			if x.audit {
+				s.auditEnd(x)
+			}
 		}
 	}()
 	if refused, closing := guard(&ctx.Request.Header); refused != nil {

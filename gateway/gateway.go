@@ -48,8 +48,9 @@ type Config struct {
 
 	Now       func() time.Time // carries a monotonic reading
 	Logger    *slog.Logger
-	AccessLog io.Writer   // a JSON line per plain read; nil keeps none. Written by one goroutine, never by a request
-	Isolated  func() bool // whether the node is cut off from the quorum, for the answers' headers; nil: never
+	AccessLog io.Writer    // a JSON line per plain read; nil keeps none. Written by one goroutine, never by a request
+	Isolated  func() bool  // whether the node is cut off from the quorum, for the answers' headers; nil: never
+	Ready     func() error // why the node cannot serve yet (an *edge.Error, answered to all operations), nil when it can; nil: always
 
 	Queue        QueueConfig
 	Connections  int           // open at once; 4,000
@@ -83,6 +84,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Isolated == nil {
 		c.Isolated = func() bool { return false }
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
 	}
 	return c
 }

@@ -15,6 +15,11 @@ import (
 func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *route, param func(i int) string) {
 	x, _ := ctx.UserValue(exchangeKey).(*exchange)
 	x.rt = rt
+	if err := s.cfg.Ready(); err != nil { // without its state the node knows nobody
+		e, _ := edge.AsError(err)
+		x.refuse(e)
+		return
+	}
 	x.audit = rt.care.audited
 	if e := s.identify(x); e != nil {
 		s.deny(x, e)

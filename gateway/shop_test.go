@@ -422,3 +422,12 @@ func (m *market) raw(request string) (status int, body string, closed bool) {
 }
 
 func TestMain(m *testing.M) { os.Exit(m.Run()) }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// panicking is an executor with a defect.
+type panicking struct{ edge.Executor }
+
+func (panicking) Ask(context.Context, edge.Actor, string, json.RawMessage, uint64) (any, uint64, error) {
+	panic("boom")
+}

@@ -361,9 +361,9 @@ func (c *Checker) string(n *node) bool {
 func (c *Checker) judge(n *node, s []byte, runes int) bool {
 	switch {
 	case n.hasMax && int64(runes) > n.max:
-		return c.violate("is too long", "at most "+strconv.FormatInt(n.max, 10)+" characters", "shorten it")
+		return c.violate("is too long", "at most "+characters(n.max), "shorten it")
 	case n.hasMin && int64(runes) < n.min:
-		return c.violate("is too short", "at least "+strconv.FormatInt(n.min, 10)+" characters", "lengthen it")
+		return c.violate("is too short", "at least "+characters(n.min), "lengthen it")
 	case n.enum != nil && !n.listed(s):
 		return c.violate("is not one of the allowed values", n.allowed(), "use one of them")
 	case n.format != nil && !n.format(s):
@@ -374,6 +374,13 @@ func (c *Checker) judge(n *node, s []byte, runes int) bool {
 		return c.violate("does not have the required form", n.pattern.text, "correct it")
 	}
 	return true
+}
+
+func characters(n int64) string {
+	if n == 1 {
+		return "1 character"
+	}
+	return strconv.FormatInt(n, 10) + " characters"
 }
 
 func hasPrefix(s []byte, prefix string) bool {
