@@ -21,8 +21,8 @@ type Proof struct {
 // Reasons of claims.
 var (
 	ErrClaimCode   = edge.Reason{Code: "claim_code_wrong", Says: "The claim code is not right", Fix: "Read it again from the node's console, log or claim-code file; letters and digits only count"}
-	ErrClaimClosed = edge.Reason{Code: "claim_closed", Says: "The node is claimed, or no claim code is armed", Fix: "Use a key of its tenant; if all are lost, run wispgate claim --rearm on the node"}
-	ErrClaimSpent  = edge.Reason{Code: "claim_spent", Says: "The claim code was used already", Fix: "Use the key that the first claim showed; if it is lost, run wispgate claim --rearm on the node"}
+	ErrClaimClosed = edge.Reason{Code: "claim_closed", Says: "The node is claimed, or no claim code is armed", Fix: "Use a key of its tenant; if all are lost, run wispgate key rearm on the node"}
+	ErrClaimSpent  = edge.Reason{Code: "claim_spent", Says: "The claim code was used already", Fix: "Use the key that the first claim showed; if it is lost, run wispgate key rearm on the node"}
 )
 
 // Claim is the record of a code that was used, so that it works once in the whole cluster.

@@ -96,7 +96,7 @@ func (c *ClaimFile) loadLocked() (s claimState, err error) {
 		return s, fmt.Errorf("read claim code: %w", err)
 	}
 	if err := json.Unmarshal(raw, &s); err != nil {
-		return s, fmt.Errorf("read claim code: %w; run wispgate claim --rearm", err)
+		return s, fmt.Errorf("read claim code: %w; run wispgate key rearm", err)
 	}
 	return s, nil
 }

@@ -195,6 +195,7 @@ func TestAKeyNeverGrantsMoreThanItsMakerHolds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { w.refused("grant_exceeded", staff, c.op, c.in) })
 	}
+	w.refused("grant_exceeded", admin, "identity.key.create", own(object{"scopes": []string{"billing:read"}})) // not even for who holds it
 	do[Key](w, staff, "identity.key.create", own(nil))
 	do[Key](w, staff, "identity.key.create", own(object{"scopes": []string{"crm:read"}, "sites": []string{site}}))
 

@@ -309,6 +309,24 @@ func TestConcurrentRequestsNeverPassMoreThanAnyCellAllows(t *testing.T) {
 	}
 }
 
+func TestARequestThatLosesARaceGivesBackWhatItTook(t *testing.T) {
+	t.Parallel()
+	l := New(Config{}, epoch)
+	rate := Rate{1, time.Hour}
+	// The same cell twice stands for another request between test and charge: both tests pass, the second charge does not.
+	r := request{table: l.subjects, cost: 1}
+	r.add(7, "first", rate)
+	r.add(7, "second", rate)
+	if d := r.take(); d.Allowed || d.Policies()[d.Tightest].Name != "second" || d.RetryAfter != time.Hour {
+		t.Fatalf("got %+v", d)
+	}
+	r = request{table: l.subjects, cost: 1}
+	r.add(7, "first", rate)
+	if d := r.take(); !d.Allowed {
+		t.Errorf("the refused request kept its charge: %+v", d)
+	}
+}
+
 func TestEvictionUnderConcurrencyLosesNoCharge(t *testing.T) {
 	t.Parallel()
 	l := New(Config{Client: Rate{50, time.Hour}, Identities: shards}, epoch) // one cell per shard: they push each other out
