@@ -81,6 +81,7 @@ func TestMoneyNeverWrapsAndNeverMixes(t *testing.T) {
 		"a denominator of zero":    {func() (billing.Money, error) { return usd(1).Scale(1, 0, billing.HalfUp) }, overflow},
 		"a negative denominator":   {func() (billing.Money, error) { return usd(1).Scale(1, -1, billing.HalfUp) }, overflow},
 		"a product of 126 bits":    {func() (billing.Money, error) { return usd(billing.MaxMinor).Scale(1<<62, 1, billing.HalfUp) }, overflow},
+		"a quotient of 64 bits":    {func() (billing.Money, error) { return usd(1<<62).Scale(8, 2, billing.HalfUp) }, overflow},
 		"within bounds is allowed": {func() (billing.Money, error) { return usd(billing.MaxMinor - 1).Add(usd(1)) }, nil},
 	} {
 		if _, err := c.do(); !errors.Is(err, c.want) {

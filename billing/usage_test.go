@@ -141,6 +141,24 @@ func TestASessionLongerThanItsMarksKeepsItsTotal(t *testing.T) {
 	}
 }
 
+func TestAClockThatJumpsMakesNoUsage(t *testing.T) {
+	t.Parallel()
+	n := edgetest.Node(t, billing.Module())
+	s := subscribe(t, n, sell(t, n, offer("HOME10")).ID)
+	r := billing.UsageReport{Session: "ses_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33", Subscription: s.ID, Start: edgetest.Start}
+	for _, c := range []struct {
+		day   int
+		total uint64
+	}{{0, 100}, {2, 60}, {4, 150}, {1, 140}} { // the second was read before the first, by a clock that ran ahead
+		r.At, r.Counters = edgetest.Start.AddDate(0, 0, c.day), octets(c.total, 0, 0)
+		report(t, n, r)
+	}
+	got := used(t, n, s.ID, "2026-03-31", "2026-05-31")
+	if got.Total.InOctets != 150 {
+		t.Errorf("got %d octets over %+v, want the session's 150", got.Total.InOctets, got.Days)
+	}
+}
+
 func TestUsageIsNeverRefused(t *testing.T) {
 	t.Parallel()
 	n := edgetest.Node(t, billing.Module())

@@ -1,6 +1,8 @@
 package crm_test
 
 import (
+	"encoding/json"
+	"fmt"
 	"slices"
 	"testing"
 
@@ -257,6 +259,39 @@ func TestASearchIsPagedWithoutDoublesAndItsCursorIsItsOwn(t *testing.T) {
 	slices.Sort(got)
 	if want := []string{"Ann Anna", "Anne", "Annika", "Anton Ann", "Bob Ann"}; !cmp.Equal(got, want) {
 		t.Errorf("got %v, want each once: %v", got, want)
+	}
+}
+
+func TestARareMatchNeverHoldsUpTheNode(t *testing.T) {
+	t.Parallel()
+	n := edgetest.Node(t, crm.Module())
+	var calls []edge.Call
+	for i := range 1010 {
+		status := crm.Lead
+		if i == 500 {
+			status = crm.Active
+		}
+		raw, err := json.Marshal(crm.NewCustomer{Kind: crm.Person, Name: fmt.Sprint("Common ", i), Status: status})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if calls = append(calls, edge.Call{Op: "crm.customer.create", In: raw}); len(calls) == 10 {
+			if _, err := n.Do(t.Context(), edge.Request{Actor: ann, Calls: calls}); err != nil {
+				t.Fatal(err)
+			}
+			calls = nil
+		}
+	}
+	in, found, pages := crm.CustomerList{Q: "common", Status: crm.Active}, 0, 0
+	for {
+		page := edgetest.Ask[edge.Page[customer]](t, n, ann, "crm.customer.list", in)
+		found, pages = found+len(page.Data), pages+1
+		if in.Cursor = page.NextCursor; !page.HasMore {
+			break
+		}
+	}
+	if found != 1 || pages != 2 {
+		t.Errorf("got %d customers in %d pages, want the one in two: a page looks at no more than 1000", found, pages)
 	}
 }
 
