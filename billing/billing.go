@@ -18,7 +18,7 @@ func Module() edge.Module {
 			CreatePlan.Op(), UpdatePlan.Op(), DeletePlan.Op(), NewPlanVersion.Op(), PublishPlan.Op(), RetirePlan.Op(),
 			GetPlan.Op(), GetPlanByCode.Op(), ListPlans.Op(),
 			CreateSubscription.Op(), UpdateSubscription.Op(), SubmitSubscription.Op(), ActivateSubscription.Op(), RenewSubscription.Op(),
-			SuspendSubscription.Op(), ReactivateSubscription.Op(), ChangePlan.Op(), TerminateSubscription.Op(), ScheduleTermination.Op(),
+			SuspendSubscription.Op(), ReactivateSubscription.Op(), ChangePlan.Op(), AddItem.Op(), RemoveItem.Op(), TerminateSubscription.Op(), ScheduleTermination.Op(),
 			WithdrawTermination.Op(), TerminateDue.Op(), GetSubscription.Op(), ListSubscriptions.Op(),
 			RecordUsage.Op(), ForgetUsage.Op(), GetUsage.Op(), ListSessionUsage.Op(),
 		},
@@ -26,7 +26,7 @@ func Module() edge.Module {
 		Events: []edge.Event{
 			PlanCreated{}, PlanUpdated{}, PlanDeleted{}, PlanPublished{}, PlanRetired{},
 			SubscriptionCreated{}, SubscriptionUpdated{}, SubscriptionSubmitted{}, SubscriptionActivated{}, SubscriptionRenewed{},
-			SubscriptionSuspended{}, SubscriptionReactivated{}, SubscriptionPlanChanged{}, SubscriptionTerminationScheduled{},
+			SubscriptionSuspended{}, SubscriptionReactivated{}, SubscriptionPlanChanged{}, SubscriptionItemAdded{}, SubscriptionItemRemoved{}, SubscriptionTerminationScheduled{},
 			SubscriptionTerminationWithdrawn{}, SubscriptionTerminated{}, AccessChanged{}, UsageRecorded{},
 		},
 		Reasons: []edge.Reason{
@@ -67,6 +67,8 @@ func subscriptionRoutes(base string) []edge.Route {
 		{Method: "POST", Path: base + "/{id}:suspend", Op: SuspendSubscription.Op()},
 		{Method: "POST", Path: base + "/{id}:reactivate", Op: ReactivateSubscription.Op()},
 		{Method: "POST", Path: base + "/{id}:change-plan", Op: ChangePlan.Op()},
+		{Method: "POST", Path: base + "/{id}:add-item", Op: AddItem.Op()},
+		{Method: "POST", Path: base + "/{id}:remove-item", Op: RemoveItem.Op()},
 		{Method: "POST", Path: base + "/{id}:terminate", Op: TerminateSubscription.Op()},
 		{Method: "POST", Path: base + "/{id}:schedule-termination", Op: ScheduleTermination.Op()},
 		{Method: "POST", Path: base + "/{id}:withdraw-termination", Op: WithdrawTermination.Op()},

@@ -12,6 +12,7 @@ func TestEventsKeepTheirShape(t *testing.T) {
 	const (
 		p   = "pln_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
 		sub = "sub_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
+		sbi = "sbi_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
 		usg = "usg_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
 		ses = "ses_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"
 	)
@@ -30,6 +31,8 @@ func TestEventsKeepTheirShape(t *testing.T) {
 		billing.SubscriptionSuspended{Subscription: sub, Reason: billing.ForDunning, Reasons: []billing.SuspensionReason{billing.ForAdmin, billing.ForDunning}},
 		billing.SubscriptionReactivated{Subscription: sub, Reason: billing.ForDunning, Reasons: []billing.SuspensionReason{billing.ForAdmin}},
 		billing.SubscriptionPlanChanged{Subscription: sub, From: p, To: p},
+		billing.SubscriptionItemAdded{Subscription: sub, Item: sbi, Plan: p},
+		billing.SubscriptionItemRemoved{Subscription: sub, Item: sbi, Plan: p},
 		billing.SubscriptionTerminationScheduled{Subscription: sub, TerminateAt: now},
 		billing.SubscriptionTerminationWithdrawn{Subscription: sub},
 		billing.SubscriptionTerminated{Subscription: sub, Customer: someone, At: now},

@@ -59,7 +59,7 @@ func (s *Subscription) build(tx edge.Tx, items []NewItem) (main Plan, err error)
 			return Plan{}, err
 		}
 		currency = p.Price.Currency
-		it := Item{ID: tx.NewID("sbi"), Role: roleOf(p.Kind), PlanID: p.ID, PlanCode: p.Code, PlanVersion: p.PlanVersion, Qty: max(in.Qty, 1), DeviceID: in.DeviceID}
+		it := item(tx, &p, in)
 		if it.Role == MainItem {
 			main = p
 		}

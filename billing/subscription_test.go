@@ -332,3 +332,63 @@ func TestSubscriptionsAreListedByWhatTheyHold(t *testing.T) {
 		t.Errorf("another tenant's: got %s, want not_found", got)
 	}
 }
+
+func TestItemsComeAndGoBesideTheMainPlan(t *testing.T) {
+	t.Parallel()
+	n := edgetest.Node(t, billing.Module())
+	p, extra := sell(t, n, offer("HOME10")), sell(t, n, offer("IP", addon))
+	s := subscribe(t, n, p.ID)
+	add := billing.AddItemInput{ID: s.ID, NewItem: billing.NewItem{PlanID: extra.ID, Qty: 2}}
+	got := run(t, n, "add_item", add)
+	if len(got.Items) != 2 || got.Items[1].Role != billing.AddonItem || got.Items[1].Qty != 2 || got.AccessRevision != s.AccessRevision {
+		t.Fatalf("got %+v, want an add-on of two and the same access", got.Items)
+	}
+	rm := billing.RemoveItemInput{ID: s.ID, ItemID: got.Items[1].ID}
+	got = run(t, n, "remove_item", rm)
+	if again := run(t, n, "remove_item", rm); len(got.Items) != 1 || again.Version != got.Version {
+		t.Errorf("got %+v then version %d, want it removed once", got.Items, again.Version)
+	}
+	for name, c := range map[string]struct {
+		verb string
+		in   any
+		code string
+	}{
+		"a second main plan":    {"add_item", billing.AddItemInput{ID: s.ID, NewItem: billing.NewItem{PlanID: p.ID}}, "subscription_invalid"},
+		"removing the main one": {"remove_item", billing.RemoveItemInput{ID: s.ID, ItemID: s.Items[0].ID}, "subscription_invalid"},
+	} {
+		if got := edgetest.Code(t, n, ann, "billing.subscription."+c.verb, c.in); got != c.code {
+			t.Errorf("%s: got %s, want %s", name, got, c.code)
+		}
+	}
+	for range 19 {
+		run(t, n, "add_item", add)
+	}
+	if got := edgetest.Code(t, n, ann, "billing.subscription.add_item", add); got != "subscription_invalid" {
+		t.Errorf("a 21st item: got %s, want subscription_invalid", got)
+	}
+	edgetest.NoDrift(t, n)
+}
+
+// acknowledged is a transaction of an intent that a cut-off node has said yes to.
+type acknowledged struct{ edge.Tx }
+
+func (acknowledged) Acknowledged() bool { return true }
+
+func TestWhatACutOffNodeSoldStands(t *testing.T) {
+	t.Parallel()
+	rebase := edge.Command[billing.NewSubscription, subscription]{
+		Name: "test.rebase.create", Scope: "test:write", Class: edge.Write, Summary: "Create as at a rebase",
+		Handle: func(tx edge.Tx, in billing.NewSubscription) (subscription, error) {
+			return billing.CreateSubscription.Within(acknowledged{tx}, in)
+		},
+	}
+	n := edgetest.Node(t, billing.Module(), edge.Module{Name: "test", Ops: []*edge.Op{rebase.Op()}})
+	p := sell(t, n, offer("HOME10"))
+	edgetest.Do[plan](t, n, ann, "billing.plan.retire", billing.PlanRef{ID: p.ID})
+	if got := edgetest.Code(t, n, ann, "billing.subscription.create", order(p.ID)); got != "plan_not_sold" {
+		t.Errorf("sold now: got %s, want plan_not_sold", got)
+	}
+	if got := edgetest.Do[subscription](t, n, ann, "test.rebase.create", order(p.ID)); got.Items[0].PlanID != p.ID {
+		t.Errorf("sold while cut off: got %+v, want the version that was sold", got.Items)
+	}
+}
