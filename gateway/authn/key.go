@@ -71,7 +71,7 @@ func baseN(number []byte, n int) string {
 		rest := 0
 		for j, b := range number {
 			rest = rest<<8 | int(b)
-			number[j] = byte(rest / len(alphabet)) //nolint:gosec // rest < 62*256
+			number[j] = byte(rest / len(alphabet)) // rest < 62*256
 			rest %= len(alphabet)
 		}
 		out[i] = alphabet[rest]

@@ -39,8 +39,9 @@ type world struct {
 	log   bytes.Buffer
 }
 
-func newWorld(t testing.TB) *world {
-	w := &world{t: t, dir: filepath.Join(t.TempDir(), "tls")}
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	w := &world{t: tb, dir: filepath.Join(tb.TempDir(), "tls")}
 	w.set(time.Date(2027, 3, 1, 12, 0, 0, 0, time.UTC))
 	w.addrs.Store(&[]netip.Addr{netip.MustParseAddr("192.168.88.2"), netip.MustParseAddr("203.0.113.9")})
 	return w
@@ -306,7 +307,7 @@ func TestTheOperatorsCertificateTakesPrecedenceAndIsReadAgain(t *testing.T) {
 	addr := serve(t, a.TLSConfig())
 	shows := func(name string) *big.Int {
 		t.Helper()
-		cert, err := leaf(t, addr, &tls.Config{InsecureSkipVerify: true, ServerName: name}) //nolint:gosec // what is shown is compared
+		cert, err := leaf(t, addr, &tls.Config{InsecureSkipVerify: true, ServerName: name})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -348,6 +349,7 @@ func TestTheOperatorsCertificateTakesPrecedenceAndIsReadAgain(t *testing.T) {
 func TestOpenRefusesWhatItCannotRepairAndRepairsTheRest(t *testing.T) {
 	t.Parallel()
 	broken := func(t *testing.T, change func(dir string)) (*world, *Authority, *Authority, error) {
+		t.Helper()
 		w := newWorld(t)
 		first := w.open(w.options())
 		change(w.dir)

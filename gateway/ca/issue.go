@@ -20,8 +20,10 @@ const (
 	caLife     = 10 * 365 * 24 * time.Hour
 	serverLife = 367 * 24 * time.Hour // with backdate 397 days: phones refuse longer ones
 	backdate   = 30 * 24 * time.Hour
-	// MaxClientLife bounds client certificates; DefaultClientLife is what 0 means.
-	MaxClientLife     = 5 * 365 * 24 * time.Hour
+
+	// MaxClientLife bounds client certificates.
+	MaxClientLife = 5 * 365 * 24 * time.Hour
+	// DefaultClientLife is the life of a client certificate that asks for none.
 	DefaultClientLife = 365 * 24 * time.Hour
 )
 

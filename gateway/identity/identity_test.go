@@ -385,14 +385,14 @@ func TestTenantsAreTheOperatorsAndApartFromEachOther(t *testing.T) {
 		w.refused("not_found", globex, op, in)
 	}
 	for op, in := range map[string]object{"identity.client.get": {"id": c.ID}, "identity.key.get": {"id": k.ID}} {
-		if _, _, err := w.Exec.Ask(t.Context(), globex, op, json.RawMessage(jsonOf(t, in)), 0); edgetest.CodeOf(t, err) != "not_found" {
+		if _, _, err := w.Ask(t.Context(), globex, op, json.RawMessage(jsonOf(t, in)), 0); edgetest.CodeOf(t, err) != "not_found" {
 			t.Errorf("%s: %v", op, err)
 		}
 	}
 	if p := edgetest.Ask[edge.Page[Key]](t, w.Harness, globex, "identity.key.list", object{}); len(p.Data) != 0 {
 		t.Errorf("another tenant's keys are listed: %v", p.Data)
 	}
-	if _, _, err := w.Exec.Ask(t.Context(), admin, "identity.tenant.list", nil, 0); edgetest.CodeOf(t, err) != "operator_only" {
+	if _, _, err := w.Ask(t.Context(), admin, "identity.tenant.list", nil, 0); edgetest.CodeOf(t, err) != "operator_only" {
 		t.Errorf("tenant.list: %v", err)
 	}
 }
@@ -405,7 +405,7 @@ func TestListsAndWhoAmIShowRecordsAndNoSecrets(t *testing.T) {
 	if me.Tenant != "acme" || me.Client == nil || me.Client.ID != c.ID || me.Key != string(k.ID) || me.ExpiresAt == nil || !slices.Equal(me.Scopes, []string{"crm:read"}) {
 		t.Errorf("got %+v", me)
 	}
-	if _, _, err := w.Exec.Ask(t.Context(), anonymous, "identity.whoami", nil, 0); edgetest.CodeOf(t, err) != "anonymous" {
+	if _, _, err := w.Ask(t.Context(), anonymous, "identity.whoami", nil, 0); edgetest.CodeOf(t, err) != "anonymous" {
 		t.Errorf("without a credential: %v", err)
 	}
 	for in, want := range map[string]int{`{}`: 2, `{"status":"active"}`: 2, `{"status":"disabled"}`: 0, `{"kind":"person"}`: 1, `{"status":"active","kind":"service"}`: 1} {

@@ -189,7 +189,7 @@ func (x *Index) takeSecretLocked(key edge.ID, c edge.Change) error {
 			return fmt.Errorf("secret %d of the key is damaged", i)
 		}
 		r.secrets[i] = authn.Secret{
-			Algorithm: authn.Algorithm(s.Algorithm), Digest: authn.Digest(digest), Expires: s.ExpiresAt, Older: i > 0, //nolint:gosec // 1 to 255
+			Algorithm: authn.Algorithm(s.Algorithm), Digest: authn.Digest(digest), Expires: s.ExpiresAt, Older: i > 0, // 1 to 255
 		}
 	}
 	return err

@@ -31,18 +31,21 @@ var (
 	operator  = edge.SystemActor(edge.System, "console")
 )
 
-func newWorld(t testing.TB) *world { return openWorld(t, t.TempDir()) }
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	return openWorld(tb, tb.TempDir())
+}
 
-func openWorld(t testing.TB, dir string) *world {
-	t.Helper()
+func openWorld(tb testing.TB, dir string) *world {
+	tb.Helper()
 	log := slog.New(slog.DiscardHandler)
-	w := &world{t: t, dir: dir, index: NewIndex(log, nil)}
+	w := &world{t: tb, dir: dir, index: NewIndex(log, nil)}
 	var err error
 	if w.vault, err = vault.Open(dir + "/vault"); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	w.claim = NewClaimFile(dir, func() time.Time { return edgetest.Start }, log)
-	w.Harness = edgetest.Open(t, dir, edgetest.Modules(Module(Ports{Vault: w.vault, Claims: w.claim, Index: w.index, Logger: log})))
+	w.Harness = edgetest.Open(tb, dir, edgetest.Modules(Module(Ports{Vault: w.vault, Claims: w.claim, Index: w.index, Logger: log})))
 	w.auth = authn.New(w.Clock.Now, w.Clock.Now, limit.New(limit.Config{}, edgetest.Start), authn.Keys(w.index, "sit_here", nil))
 	return w
 }
@@ -76,11 +79,12 @@ func (w *world) refused(want string, a edge.Actor, op string, in any) {
 type object = map[string]any
 
 // claimed is a node that was claimed by acme, with its administrator.
-func claimed(t testing.TB) (w *world, admin edge.Actor) {
-	w = newWorld(t)
+func claimed(tb testing.TB) (w *world, admin edge.Actor) {
+	tb.Helper()
+	w = newWorld(tb)
 	code, err := w.claim.Arm(false)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	_, secret := do[Claimed](w, anonymous, "identity.claim", object{"code": code.Reveal(), "tenant": "acme", "name": "Acme Wireless"})
 	return w, w.who(secret)
@@ -153,11 +157,11 @@ func (w *world) everything(shuffle func([]edge.Change)) *Index {
 	return x
 }
 
-func jsonOf(t testing.TB, v any) string {
-	t.Helper()
+func jsonOf(tb testing.TB, v any) string {
+	tb.Helper()
 	raw, err := json.Marshal(v)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return string(raw)
 }
