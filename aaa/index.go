@@ -100,8 +100,8 @@ type Subscriber struct {
 // secretState is a login's secret. It outlives changes of the entitlement, so that what a slow hash has proved stays proved.
 type secretState struct {
 	scheme   Scheme
-	kept     string // sealed, or a digest
-	revision uint64 // of the record
+	revision uint64                 // of the record
+	kept     atomic.Pointer[string] // sealed or a digest; nil once the password is there
 	password atomic.Pointer[radiusd.Password]
 }
 
@@ -176,22 +176,21 @@ func (s *Subscriber) login(ix *Index) *radiusd.Login {
 // password opens the login's secret, once.
 func (s *Subscriber) password(ix *Index, id string) *radiusd.Password {
 	st := s.secret
-	if p := st.password.Load(); p != nil {
+	kept := st.kept.Load()
+	if p := st.password.Load(); p != nil { // stored before kept is dropped
 		return p
 	}
+	if kept == nil {
+		return s.withoutSecret(id)
+	}
 	var p *radiusd.Password
-	switch st.scheme {
-	case SchemeNone:
-		// A MAC login has none. So has a revoked one: what it is told is not about its password.
-		p = radiusd.NoPassword(st.revision)
-	case SchemeArgon:
-		digest := st.kept
+	if st.scheme == SchemeArgon {
 		p = radiusd.HashedPassword(id, st.revision, func(password []byte) bool {
-			ok, err := ix.vault.VerifyDigest(digest, string(password))
+			ok, err := ix.vault.VerifyDigest(*kept, string(password))
 			return ok && err == nil
 		})
-	case SchemeSealed:
-		plain, err := ix.vault.Unseal(s.tenant.name, id, secretField, st.kept)
+	} else {
+		plain, err := ix.vault.Unseal(s.tenant.name, id, secretField, *kept)
 		if err != nil {
 			ix.log.Error("secret of a login does not open", "tenant", s.tenant.name, "credential", id, "error", err)
 			return nil
@@ -200,7 +199,18 @@ func (s *Subscriber) password(ix *Index, id string) *radiusd.Password {
 		clear(plain)
 	}
 	st.password.Store(p)
+	st.kept.Store(nil)
 	return p
+}
+
+// withoutSecret is the password of a login that has no secret: a MAC login needs none. A revoked one's secret is gone; any password
+// leads to the decision, which says why. One whose secret has not come yet (the index is being filled) takes no password at all.
+func (s *Subscriber) withoutSecret(id string) *radiusd.Password {
+	if s.typ == TypeMAC {
+		return radiusd.NoPassword(0)
+	}
+	revoked := s.Reason == CodeRevoked
+	return radiusd.HashedPassword(id, 0, func([]byte) bool { return revoked })
 }
 
 // resolve is the policy that a decision asks for, nil when it does not exist.

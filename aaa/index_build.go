@@ -222,7 +222,8 @@ func (b *builder) secret(c *edge.Change) error {
 		if err := json.Unmarshal(c.Val, &rec); err != nil {
 			return err
 		}
-		s.secret = &secretState{scheme: oneOf(rec.Scheme, SchemeSealed, SchemeArgon), kept: strings.Clone(rec.Value), revision: rec.Version}
+		s.secret = &secretState{scheme: oneOf(rec.Scheme, SchemeSealed, SchemeArgon), revision: rec.Version}
+		s.secret.kept.Store(new(strings.Clone(rec.Value)))
 	}
 	b.put(t, s)
 	return nil

@@ -366,7 +366,7 @@ type rebootOutput struct {
 	More   bool `json:"more"`
 }
 
-const rebootRun = 16 // sessions closed per commit: each is a record, its index entries and two events
+const rebootRun = 8 // sessions closed per commit: each is a record, its index entries and two events, and what flows add to them
 
 // rebootNAS closes a run of the sessions of a NAS that sent Accounting-On or -Off. It is repeated until none is left; repeating it is
 // harmless.
