@@ -25,13 +25,15 @@ func (s *Server) query(ctx context.Context, x *exchange) *edge.Error {
 		return s.seen(x, err)
 	}
 	x.version = version
-	x.set("Wispgate-Version-Read", strconv.FormatUint(version, 10))
+	x.line = strconv.AppendUint(x.line[:0], version, 10)
+	x.ctx.Response.Header.SetCanonical(headVersion, x.line)
 	if s.cfg.Isolated() {
 		x.set("Wispgate-Isolated", "true")
 	}
 	if v, ok := edge.VersionOf(out); ok {
-		tag := tagOf(v)
-		x.set("ETag", tag)
+		x.line = append(strconv.AppendUint(append(x.line[:0], '"'), v, 10), '"')
+		tag := x.line
+		x.ctx.Response.Header.SetCanonical(headTag, tag)
 		if h := x.header(fasthttp.HeaderIfNoneMatch); len(h) > 0 && tagListed(h, tag) {
 			x.send(fasthttp.StatusNotModified, "", nil)
 			return nil
@@ -42,7 +44,7 @@ func (s *Server) query(ctx context.Context, x *exchange) *edge.Error {
 		x.out.WriteString(`{"success":true,"data":`)
 	}
 	if err := x.enc.Encode(out); err != nil {
-		s.log.Error("answer could not be encoded", "operation", x.rt.op.Name, "request_id", x.request(), "error", err)
+		s.log.Error("answer could not be encoded", "operation", x.rt.op.Name, "request_id", string(x.id[:]), "error", err)
 		return edge.ErrInternal.Error(edge.Internal)
 	}
 	body := x.out.Bytes()
@@ -59,18 +61,16 @@ func (s *Server) query(ctx context.Context, x *exchange) *edge.Error {
 func (s *Server) seen(x *exchange, err error) *edge.Error {
 	e, ok := seen(err, x.rt.writes())
 	if !ok {
-		s.log.Error("operation failed", "operation", x.operation(), "request_id", x.request(), "error", err)
+		s.log.Error("operation failed", "operation", x.operation(), "request_id", string(x.id[:]), "error", err)
 	}
 	return e
 }
 
-func tagOf(version uint64) string { return `"` + strconv.FormatUint(version, 10) + `"` }
-
 // tagListed compares weakly, as If-None-Match does (RFC 9110 section 13.1.2).
-func tagListed(h []byte, tag string) bool {
+func tagListed(h, tag []byte) bool {
 	for part := range bytes.SplitSeq(h, []byte(",")) {
 		part = bytes.TrimPrefix(bytes.TrimSpace(part), []byte("W/"))
-		if string(part) == "*" || string(part) == tag {
+		if string(part) == "*" || bytes.Equal(part, tag) {
 			return true
 		}
 	}
@@ -173,7 +173,7 @@ func (s *Server) planned(x *exchange, r *edge.Reply) *edge.Error {
 	x.set("Wispgate-Sync-State", "dry_run")
 	x.out.Reset()
 	if err := x.enc.Encode(out); err != nil {
-		s.log.Error("plan could not be encoded", "operation", x.operation(), "request_id", x.request(), "error", err)
+		s.log.Error("plan could not be encoded", "operation", x.operation(), "request_id", string(x.id[:]), "error", err)
 		return edge.ErrInternal.Error(edge.Internal)
 	}
 	x.send(fasthttp.StatusOK, jsonType, bytes.TrimSuffix(x.out.Bytes(), []byte("\n")))

@@ -44,7 +44,7 @@ func (s *Server) append(x *exchange, line []byte) *edge.Error {
 		return nil
 	}
 	if !s.auditBroken.Swap(true) {
-		s.log.Error("audit line could not be written", "request_id", x.request(), "error", err)
+		s.log.Error("audit line could not be written", "request_id", string(x.id[:]), "error", err)
 	}
 	return errAudit.Error(edge.Unavailable)
 }

@@ -70,7 +70,7 @@ func (s *Server) wrap(ctx *fasthttp.RequestCtx, inner fasthttp.RequestHandler) {
 	defer s.end(x)
 	defer func() {
 		if r := recover(); r != nil {
-			s.log.Error("request panicked", "request_id", x.request(), "panic", r, "stack", string(debug.Stack()))
+			s.log.Error("request panicked", "request_id", string(x.id[:]), "panic", r, "stack", string(debug.Stack()))
 			x.refuse(edge.ErrInternal.Error(edge.Internal))
 			if x.audit {
 				s.auditEnd(x)
@@ -137,7 +137,7 @@ func (s *Server) fiberError(c *fiber.Ctx, err error) error {
 	case fiber.StatusBadRequest:
 		refused = errMalformed.Error(edge.Invalid)
 	default:
-		s.log.Error("router failed", "request_id", x.request(), "status", status)
+		s.log.Error("router failed", "request_id", string(x.id[:]), "status", status)
 		refused = edge.ErrInternal.Error(edge.Internal)
 	}
 	s.deny(x, refused)

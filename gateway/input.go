@@ -20,14 +20,15 @@ func (x *exchange) input(param func(i int) string) *edge.Error {
 	x.wrapped = x.wantsEnvelope()
 	x.in = append(x.in[:0], '{')
 	for i, p := range x.rt.params {
-		raw, ok := unescape(nil, []byte(param(i)), false)
+		text := param(i)
+		raw, ok := unescape(nil, unsafe.Slice(unsafe.StringData(text), len(text)), false)
 		if !ok {
 			x.check.Violate("path", p.Name, "holds an escape that is not valid", "percent-encode UTF-8")
 			continue
 		}
 		x.member(p.Name)
 		x.in = p.Append(&x.check, x.in, "path", raw)
-		if edge.ID(raw).Valid() {
+		if x.audit && edge.ID(view(raw)).Valid() {
 			x.records = append(x.records, string(raw))
 		}
 	}

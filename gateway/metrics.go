@@ -6,14 +6,16 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"wispgate/edge"
 )
 
 // counters are the gateway's own, in the text form of Prometheus. No dimension takes a value that a client could choose.
 type counters struct {
 	running  atomic.Int64
 	requests [len(statusClasses)]atomic.Int64
-	byClass  sync.Map // edge.Class to *histogram
-	refused  sync.Map // reason code to *atomic.Int64
+	byClass  []histogram // by place in edge.Classes, the last for requests without a route
+	refused  sync.Map    // reason code to *atomic.Int64
 	audits   histogram
 	lost     atomic.Int64 // audit lines
 }
@@ -40,7 +42,7 @@ func (h *histogram) observe(d time.Duration) {
 	h.sum.Add(int64(d))
 }
 
-func newCounters() *counters { return &counters{} }
+func newCounters() *counters { return &counters{byClass: make([]histogram, len(edge.Classes())+1)} }
 
 func (c *counters) begin() { c.running.Add(1) }
 
@@ -49,15 +51,11 @@ func (c *counters) end(x *exchange, took time.Duration) {
 	if i := x.status/100 - 1; i >= 0 && i < len(c.requests) {
 		c.requests[i].Add(1)
 	}
-	class := "none"
+	i := len(c.byClass) - 1
 	if x.rt != nil {
-		class = string(x.rt.class())
+		i = x.rt.place
 	}
-	h, ok := c.byClass.Load(class)
-	if !ok {
-		h, _ = c.byClass.LoadOrStore(class, &histogram{})
-	}
-	h.(*histogram).observe(took) //nolint:forcetypeassert // only histograms are stored
+	c.byClass[i].observe(took)
 	if x.code != "" {
 		n, ok := c.refused.Load(x.code)
 		if !ok {
@@ -85,10 +83,9 @@ func (s *Server) WriteMetrics(w io.Writer) {
 		gauge(w, "wispgate_gateway_refused_total", fmt.Sprintf("code=%q", code), n.(*atomic.Int64).Load()) //nolint:forcetypeassert // see end
 		return true
 	})
-	c.byClass.Range(func(class, h any) bool {
-		h.(*histogram).write(w, "wispgate_gateway_request_duration_seconds", fmt.Sprintf("class=%q", class)) //nolint:forcetypeassert // see end
-		return true
-	})
+	for i, class := range append(edge.Classes(), "none") {
+		c.byClass[i].write(w, "wispgate_gateway_request_duration_seconds", fmt.Sprintf("class=%q", class))
+	}
 	c.audits.write(w, "wispgate_gateway_audit_duration_seconds", "")
 	gauge(w, "wispgate_gateway_audit_lost_total", "", c.lost.Load())
 	gauge(w, "wispgate_gateway_access_lines_dropped_total", "", s.access.lost())

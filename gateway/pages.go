@@ -83,7 +83,7 @@ func (s *Server) servePage(x *exchange, p *page) {
 	for _, h := range p.Head {
 		x.set(h[0], h[1])
 	}
-	if h := x.header(fasthttp.HeaderIfNoneMatch); len(h) > 0 && tagListed(h, p.tag) {
+	if h := x.header(fasthttp.HeaderIfNoneMatch); len(h) > 0 && tagListed(h, []byte(p.tag)) {
 		x.send(fasthttp.StatusNotModified, "", nil)
 	} else {
 		x.send(fasthttp.StatusOK, p.Type, p.Body)

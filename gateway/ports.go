@@ -18,10 +18,11 @@ type Shown struct {
 	Peer    *x509.Certificate // leaf of a client certificate that the TLS listener has verified, else nil
 	Tenant  string            // X-Tenant-ID: chooses among the tenants the credential may act for, "" for its own
 	Address netip.Addr        // of the peer, unmapped; of the unix socket's peer the zero Addr
+	Local   bool              // nothing was shown, but the peer could open the node's own unix socket
 }
 
 // Empty reports that no credential was shown.
-func (s Shown) Empty() bool { return s.Bearer == "" && s.APIKey == "" && s.Peer == nil }
+func (s Shown) Empty() bool { return s.Bearer == "" && s.APIKey == "" && s.Peer == nil && !s.Local }
 
 // Identity is a verified credential. It is shared by all requests that show the same credential and must not be changed.
 type Identity struct {

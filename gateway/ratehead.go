@@ -25,7 +25,7 @@ func (x *exchange) rateHeaders(d *Decision) {
 		b = strconv.AppendInt(b, int64(p.Window/time.Second), 10)
 	}
 	h := &x.ctx.Response.Header
-	h.SetBytesV("Ratelimit-Policy", b)
+	h.SetCanonical(headPolicy, b)
 	b = append(b[:0], '"')
 	b = append(b, d.Policies[d.Tightest].Name...)
 	b = append(b, `";r=`...)
@@ -36,6 +36,6 @@ func (x *exchange) rateHeaders(d *Decision) {
 		t = d.RetryAfter // Retry-After and t must agree
 	}
 	b = strconv.AppendInt(b, int64((t+time.Second-1)/time.Second), 10)
-	h.SetBytesV("Ratelimit", b)
+	h.SetCanonical(headRate, b)
 	x.line = b
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -27,7 +28,7 @@ type route struct {
 	location        string                 // of what a creation made: the collection's path and a slash
 	own             *own                   // the gateway's own operation, instead of op
 	alias           string                 // tells several routes of one operation apart
-	index           int
+	place           int                    // of the class in edge.Classes
 }
 
 // own is an operation of the gateway itself.
@@ -105,8 +106,8 @@ func (s *Server) compile() (errs []error) {
 	errs = append(errs, collisions(s.routes)...)
 	sort.SliceStable(s.routes, func(i, j int) bool { return earlier(s.routes[i].Path, s.routes[j].Path) })
 	used := map[string]int{}
-	for i, rt := range s.routes {
-		rt.index = i
+	for _, rt := range s.routes {
+		rt.place = slices.Index(edge.Classes(), rt.class())
 		if used[rt.name()]++; used[rt.name()] > 1 {
 			rt.alias = "." + strconv.Itoa(used[rt.name()])
 		}

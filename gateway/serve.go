@@ -100,6 +100,7 @@ func (s *Server) identify(x *exchange) *edge.Error {
 			shown.Peer = state.VerifiedChains[0][0]
 		}
 	}
+	shown.Local = shown.Empty() && x.rt.scope() != edge.Public && x.ctx.LocalAddr().Network() == "unix"
 	if shown.Empty() {
 		if x.rt.scope() != edge.Public {
 			return errCredential.Error(edge.Unauthenticated)
@@ -111,7 +112,7 @@ func (s *Server) identify(x *exchange) *edge.Error {
 	if err != nil {
 		e, ok := edge.AsError(err)
 		if !ok {
-			s.log.Error("authentication failed", "request_id", x.request(), "error", err)
+			s.log.Error("authentication failed", "request_id", string(x.id[:]), "error", err)
 		}
 		return e
 	}

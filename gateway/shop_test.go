@@ -421,7 +421,17 @@ func (m *market) raw(request string) (status int, body string, closed bool) {
 	return res.StatusCode, string(raw), res.Close
 }
 
-func TestMain(m *testing.M) { os.Exit(m.Run()) }
+// TestMain also plays the client of benchmarks, in a process of its own.
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(clientEnv); addr != "" {
+		if err := runClient(addr); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
 
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
