@@ -75,7 +75,10 @@ type authenticator struct {
 
 // Authenticate implements gateway.Authenticator.
 func (a authenticator) Authenticate(s gateway.Shown) (*gateway.Identity, error) {
-	id, err := a.Authenticator.Authenticate(authn.Shown(s))
+	if s.Local {
+		return a.local(s.Tenant)
+	}
+	id, err := a.Authenticator.Authenticate(authn.Shown{Bearer: s.Bearer, APIKey: s.APIKey, Peer: s.Peer, Tenant: s.Tenant, Address: s.Address})
 	if err != nil {
 		return nil, err
 	}
@@ -84,6 +87,20 @@ func (a authenticator) Authenticate(s gateway.Shown) (*gateway.Identity, error) 
 		return nil, edge.ErrInternal.Error(edge.Internal)
 	}
 	return bound, nil
+}
+
+// local is whoever may open the node's own socket: they could read its files as well. Without a tenant they act for the only one, or for
+// the platform itself.
+func (a authenticator) local(tenant string) (*gateway.Identity, error) {
+	if tenant == "" {
+		if tenant = a.index.Only(); tenant == "" {
+			tenant = edge.System
+		}
+	}
+	if tenant != edge.System && !a.index.Has(tenant) {
+		return nil, authn.ErrTenant.Error(edge.Denied)
+	}
+	return &gateway.Identity{Actor: edge.SystemActor(strings.Clone(tenant), "console")}, nil
 }
 
 // limiter adapts limit to the gateway's port.
@@ -121,6 +138,9 @@ func (a auditor) Audit(ctx context.Context, line []byte) error {
 	return err
 }
 
+// maxSocketPath is what a unix socket's address holds.
+const maxSocketPath = 107
+
 // listen opens the gateway's and the admin listener.
 func (a *api) listen(listen string, modules []edge.Module, ready func() error, metrics ...func(io.Writer)) error {
 	c := a.core
@@ -139,8 +159,13 @@ func (a *api) listen(listen string, modules []edge.Module, ready func() error, m
 		return err
 	}
 	listeners := []gateway.Listen{}
+	listeners = append(listeners, gateway.Listen{Network: "unix", Address: socket})
 	if listen != "" {
 		listeners = append(listeners, gateway.Listen{Address: listen, TLS: c.ca.TLSConfig()})
+	}
+	if len(socket) > maxSocketPath {
+		c.log.Warn("no local socket: its path is too long for the system", "path", socket)
+		listeners = listeners[1:]
 	}
 	a.server, err = gateway.New(gateway.Config{
 		Modules: modules, Listen: listeners, Version: c.opts.Version, Node: c.id.Node, Now: c.now, Logger: c.log, AccessLog: access,
@@ -210,14 +235,15 @@ func (a *api) announceClaim(out io.Writer, url string) error {
 
 // url is where the API answers on this machine, "" while it is switched off.
 func (a *api) url() string {
-	addr := a.server.Addr()
-	if addr == nil {
-		return ""
+	for _, addr := range a.server.Addrs() {
+		if ap, err := netip.ParseAddrPort(addr.String()); err == nil {
+			return urlOf(ap)
+		}
 	}
-	ap, err := netip.ParseAddrPort(addr.String())
-	if err != nil {
-		return ""
-	}
+	return ""
+}
+
+func urlOf(ap netip.AddrPort) string {
 	host := ap.Addr().Unmap()
 	if host.IsUnspecified() {
 		return fmt.Sprintf("https://localhost:%d", ap.Port())

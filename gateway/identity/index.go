@@ -89,6 +89,29 @@ func (x *Index) Tenants() (n int) {
 	return n
 }
 
+// Only is the slug of the only tenant, "" where there are none or several.
+func (x *Index) Only() (slug string) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for name, t := range x.tenants {
+		switch {
+		case !t.known:
+		case slug != "":
+			return ""
+		default:
+			slug = name
+		}
+	}
+	return slug
+}
+
+// Has reports whether there is a tenant with the slug.
+func (x *Index) Has(slug string) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.tenants[slug] != nil && x.tenants[slug].known
+}
+
 func (x *Index) resetLocked() {
 	x.keys, x.rows = map[string]*authn.Key{}, map[edge.ID]*row{}
 	x.clients, x.tenants = map[edge.ID]*owner{}, map[string]*tenantRow{}
