@@ -19,7 +19,7 @@ var currencies = func() map[Currency]int {
 		3: `BHD IQD JOD KWD LYD OMR TND`,
 		4: `CLF UYW`,
 	} {
-		for _, c := range strings.Fields(codes) {
+		for c := range strings.FieldsSeq(codes) {
 			m[Currency(c)] = decimals
 		}
 	}

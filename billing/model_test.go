@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
 	"wispgate/billing"
 	"wispgate/edge"
 	"wispgate/edge/edgetest"

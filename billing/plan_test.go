@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"wispgate/billing"
 	"wispgate/edge"
 	"wispgate/edge/edgetest"

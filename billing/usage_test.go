@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
+
 	"wispgate/billing"
 	"wispgate/edge"
 	"wispgate/edge/edgetest"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"wispgate/crm"
 	"wispgate/edge"
 	"wispgate/edge/edgetest"

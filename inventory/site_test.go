@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
 	"wispgate/inventory"
