@@ -24,7 +24,8 @@ const (
 	maxSecret    = 64
 )
 
-var errSecret = edge.Reason{
+// ErrSecret refuses a signing secret.
+var ErrSecret = edge.Reason{
 	Code: "webhook_secret_invalid", Says: "The signing secret is not one of Standard Webhooks",
 	Fix: "Leave it out to have one made, or give whsec_ and the base64 of 24 to 64 octets",
 }
@@ -39,7 +40,7 @@ func ParseSecret(s edge.Secret) ([]byte, error) {
 	text, ok := strings.CutPrefix(s.Reveal(), secretPrefix)
 	key, err := base64.StdEncoding.Strict().DecodeString(text)
 	if !ok || err != nil || len(key) < minSecret || len(key) > maxSecret {
-		return nil, errSecret.Error(edge.Invalid)
+		return nil, ErrSecret.Error(edge.Invalid)
 	}
 	return key, nil
 }
