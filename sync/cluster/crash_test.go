@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"os"
 	osexec "os/exec"
@@ -113,7 +114,9 @@ func crashEntry(base uint64) exec.Entry {
 // checkCrash raises the node on dir and proves that it holds exactly the entries up to some version that is not below acked.
 func checkCrash(t *testing.T, dir string, acked uint64) uint64 {
 	t.Helper()
-	w := raise(t, dir, store.Options{}, crashConf(dir))
+	c := crashConf(dir)
+	c.Logger = slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))
+	w := raise(t, dir, store.Options{}, c)
 	defer w.close(t)
 	version := w.machine.Version()
 	if version < acked {

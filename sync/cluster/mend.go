@@ -1,0 +1,176 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	wal "github.com/hashicorp/raft-wal"
+	walfs "github.com/hashicorp/raft-wal/fs"
+	"github.com/hashicorp/raft-wal/metadb"
+	"github.com/hashicorp/raft-wal/segment"
+	"github.com/hashicorp/raft-wal/types"
+)
+
+// mendingMeta is raft-wal's own metadata store that first mends what raft-wal v0.4.1 does not recover from by itself. A segment that is
+// full is sealed by one write (an index behind its last entries), and then the metadata learns of it and of the next segment. A crash or
+// a full disk between the two leaves a sealed tail, and every append answers "segment is sealed" for ever. A sealing write that was torn
+// does the same, although nothing of it counts. And what a torn write leaves behind the last commit could be read as frames later.
+//
+//   - The tail is sealed and its index is covered by a commit: finish the rotation in the metadata.
+//   - Else: overwrite everything behind the last commit with zeros. None of it was acknowledged.
+type mendingMeta struct {
+	metadb.BoltMetaDB
+	segmentBytes int
+	log          *slog.Logger
+}
+
+// Frames of a segment: a header of 8 octets (type, 3 unused, length or checksum, little endian), the payload, padding to 8.
+const (
+	frameHeader = 8
+	frameCommit = 3
+)
+
+func frameSize(payload int) int64 { return int64(frameHeader + (payload+7)/8*8) }
+
+// Load opens the metadata of dir and mends the tail they name.
+func (m *mendingMeta) Load(dir string) (types.PersistentState, error) {
+	st, err := m.BoltMetaDB.Load(dir)
+	if err != nil || len(st.Segments) == 0 {
+		return st, err
+	}
+	tail := &st.Segments[len(st.Segments)-1]
+	if !tail.SealTime.IsZero() {
+		return st, nil
+	}
+	t, err := inspect(dir, *tail)
+	if errors.Is(err, os.ErrNotExist) {
+		return st, nil // raft-wal makes it
+	}
+	if err != nil {
+		return st, fmt.Errorf("inspect the tail of the raft log: %w", err)
+	}
+	if !t.sealed {
+		return st, t.clean(m.log)
+	}
+	tail.SealTime, tail.MaxIndex, tail.IndexStart = tail.CreateTime, t.last, t.indexStart
+	next := types.SegmentInfo{
+		ID: st.NextSegmentID, BaseIndex: t.last + 1, MinIndex: t.last + 1,
+		SizeLimit: uint32(m.segmentBytes), Codec: wal.CodecBinaryV1, CreateTime: tail.CreateTime,
+	}
+	st.NextSegmentID++
+	st.Segments = append(st.Segments, next)
+	m.log.Warn("raft log: finished a rotation that was cut off", "last_index", t.last)
+	return st, m.CommitState(st)
+}
+
+// tailState is what the file of an unsealed segment really holds.
+type tailState struct {
+	path       string
+	last       uint64 // newest committed index, 0 without any
+	end        int64  // where the last commit ends; 0 without any
+	sealed     bool   // an index is there and committed
+	indexStart uint64
+}
+
+func inspect(dir string, info types.SegmentInfo) (t tailState, err error) {
+	t.path = filepath.Join(dir, segment.FileName(info))
+	w, err := segment.NewFiler(dir, walfs.New()).RecoverTail(info)
+	if err != nil {
+		return t, err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	offsets, ok := w.(interface{ OffsetForFrame(uint64) (uint32, error) })
+	if t.last = w.LastIndex(); t.last == 0 || !ok {
+		return t, nil
+	}
+	at, err := offsets.OffsetForFrame(t.last)
+	if err != nil {
+		return t, err
+	}
+	entry, err := w.GetLog(t.last)
+	if err != nil {
+		return t, err
+	}
+	entryEnd := int64(at) + frameSize(len(entry.Bs))
+	if err := entry.Close(); err != nil {
+		return t, err
+	}
+	t.end = entryEnd + frameHeader // the commit frame
+	found, indexStart, err := w.Sealed()
+	if err != nil || !found {
+		return t, err
+	}
+	t.indexStart = indexStart
+	switch int64(indexStart) {
+	case entryEnd + frameHeader:
+		t.sealed = true // no commit between the last entry and the index: one commit covers both, and recovery has accepted it
+	case t.end + frameHeader:
+		t.sealed, err = t.committed(t.end, int64(indexStart)+int64(4*(t.last-info.BaseIndex+1)))
+	}
+	return t, err
+}
+
+// committed says whether a commit frame that covers the octets from start on stands behind the index that ends at indexEnd.
+func (t *tailState) committed(start, indexEnd int64) (bool, error) {
+	f, err := os.Open(t.path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	end := (indexEnd + 7) / 8 * 8
+	raw := make([]byte, end-start+frameHeader)
+	if _, err := f.ReadAt(raw, start); err != nil {
+		return false, ignoreEOF(err)
+	}
+	body, head := raw[:end-start], raw[end-start:]
+	return head[0] == frameCommit && binary.LittleEndian.Uint32(head[4:]) == crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)), nil
+}
+
+func ignoreEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+// clean overwrites what lies behind the last commit with zeros, if there is anything.
+func (t *tailState) clean(log *slog.Logger) error {
+	f, err := os.OpenFile(t.path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	var (
+		buf   [64 << 10]byte
+		zeros [64 << 10]byte
+		wiped int
+	)
+	for at := t.end; ; {
+		n, err := f.ReadAt(buf[:], at)
+		if !bytes.Equal(buf[:n], zeros[:n]) {
+			if _, err := f.WriteAt(zeros[:n], at); err != nil {
+				return err
+			}
+			wiped += n
+		}
+		at += int64(n)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if wiped == 0 {
+		return nil
+	}
+	log.Info("raft log: wiped a write that was cut off", "after_index", t.last)
+	return f.Sync()
+}
