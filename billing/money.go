@@ -102,7 +102,7 @@ func MulDiv(a, num, denom int64, mode Rounding) (int64, error) {
 // magnitude is |n| also for the smallest int64.
 func magnitude(n int64) uint64 {
 	if n < 0 {
-		return -uint64(n) //nolint:gosec // two's complement
+		return -uint64(n)
 	}
 	return uint64(n)
 }

@@ -18,7 +18,7 @@ type NewPlan struct {
 var CreatePlan = edge.Command[NewPlan, Plan]{
 	Name: "billing.plan.create", Scope: "billing:write", Class: edge.Write, Summary: "Draft a plan",
 	Handle: func(tx edge.Tx, in NewPlan) (Plan, error) {
-		p := Plan{Meta: in.Common.Meta(tx.NewID("pln")), Code: in.Code, PlanVersion: 1, Status: DraftPlan, Terms: in.Terms}
+		p := Plan{Meta: in.Meta(tx.NewID("pln")), Code: in.Code, PlanVersion: 1, Status: DraftPlan, Terms: in.Terms}
 		p.normalise()
 		if err := p.check(); err != nil {
 			return Plan{}, err
@@ -62,7 +62,7 @@ type PlanChange struct {
 }
 
 func (in PlanChange) apply(p *Plan) {
-	in.CommonChange.Apply(&p.Meta)
+	in.Apply(&p.Meta)
 	for _, f := range []struct{ to, from *string }{
 		{&p.Name, in.Name}, {&p.Description, in.Description}, {&p.BillTiming, in.BillTiming}, {&p.Proration, in.Proration},
 		{&p.ChargeMode, in.ChargeMode}, {&p.OnIsolation, in.OnIsolation}, {&p.TaxCode, in.TaxCode}, {&p.GLCode, in.GLCode},

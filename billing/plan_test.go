@@ -49,7 +49,7 @@ func addon(p *billing.NewPlan) {
 	p.Kind, p.PolicyRef = billing.Addon, ""
 }
 
-func sell(t testing.TB, n *edgetest.Harness, in billing.NewPlan) plan {
+func sell(t *testing.T, n *edgetest.Harness, in billing.NewPlan) plan {
 	t.Helper()
 	p := edgetest.Do[plan](t, n, ann, "billing.plan.create", in)
 	return edgetest.Do[plan](t, n, ann, "billing.plan.publish", billing.PublishPlanInput{ID: p.ID})

@@ -86,7 +86,7 @@ var CreateSubscription = edge.Command[NewSubscription, Subscription]{
 	Name: "billing.subscription.create", Scope: "billing:write", Class: edge.Provision, Offline: true, Summary: "Record a subscription",
 	Handle: func(tx edge.Tx, in NewSubscription) (Subscription, error) {
 		s := Subscription{
-			Meta: in.Common.Meta(in.ID), CustomerID: in.CustomerID, SiteID: in.SiteID, Status: Draft, Timezone: in.Timezone,
+			Meta: in.Meta(in.ID), CustomerID: in.CustomerID, SiteID: in.SiteID, Status: Draft, Timezone: in.Timezone,
 		}
 		if s.ID == "" {
 			s.ID = tx.NewID("sub")

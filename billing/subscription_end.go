@@ -108,7 +108,7 @@ var UpdateSubscription = edge.Command[SubscriptionChange, Subscription]{
 	Handle: func(tx edge.Tx, in SubscriptionChange) (Subscription, error) {
 		return step(tx, in.ID, func(s *Subscription, p *Plan, _ time.Time) (edge.Event, error) {
 			was := *s
-			in.CommonChange.Apply(&s.Meta)
+			in.Apply(&s.Meta)
 			edge.Set(&s.SiteID, in.SiteID)
 			edge.Set(&s.Timezone, in.Timezone)
 			if s.Timezone != was.Timezone && s.ActivatedAt != nil {

@@ -21,18 +21,18 @@ func order(plans ...edge.ID) billing.NewSubscription {
 	return s
 }
 
-func subscribe(t testing.TB, n *edgetest.Harness, plans ...edge.ID) subscription {
+func subscribe(t *testing.T, n *edgetest.Harness, plans ...edge.ID) subscription {
 	t.Helper()
 	return edgetest.Do[subscription](t, n, ann, "billing.subscription.create", order(plans...))
 }
 
-func run(t testing.TB, n *edgetest.Harness, verb string, in any) subscription {
+func run(t *testing.T, n *edgetest.Harness, verb string, in any) subscription {
 	t.Helper()
 	return edgetest.Do[subscription](t, n, ann, "billing.subscription."+verb, in)
 }
 
 // accesses decodes the access_changed events after a version.
-func accesses(t testing.TB, n *edgetest.Harness, after uint64) (list []billing.AccessChanged) {
+func accesses(t *testing.T, n *edgetest.Harness, after uint64) (list []billing.AccessChanged) {
 	t.Helper()
 	for _, r := range edgetest.Events(t, n, "acme", after) {
 		if r.Type == (billing.AccessChanged{}).EventName() {

@@ -19,7 +19,7 @@ func report(t interface{ Fatal(...any) }, n *edgetest.Harness, r billing.UsageRe
 	}
 }
 
-func used(t testing.TB, n *edgetest.Harness, sub edge.ID, from, to string) billing.UsageAnswer {
+func used(t *testing.T, n *edgetest.Harness, sub edge.ID, from, to string) billing.UsageAnswer {
 	t.Helper()
 	return edgetest.Ask[billing.UsageAnswer](t, n, ann, "billing.usage.get", billing.UsageRange{ID: sub, From: from, To: to})
 }

@@ -36,7 +36,7 @@ func (in NewCustomer) customer(id edge.ID) (Customer, error) {
 		return Customer{}, err
 	}
 	c := Customer{
-		Meta: in.Common.Meta(id), Number: in.Number, Kind: in.Kind, Name: in.Name, GivenName: in.GivenName, FamilyName: in.FamilyName,
+		Meta: in.Meta(id), Number: in.Number, Kind: in.Kind, Name: in.Name, GivenName: in.GivenName, FamilyName: in.FamilyName,
 		LegalName: in.LegalName, TaxIDs: in.TaxIDs, Status: in.Status, Language: in.Language, Timezone: in.Timezone, Currency: in.Currency,
 		Phones: phones, Emails: in.Emails, ParentID: in.ParentID, BillingMode: in.BillingMode,
 	}
@@ -146,7 +146,7 @@ type CustomerChange struct {
 }
 
 func (in CustomerChange) apply(c *Customer) error {
-	in.CommonChange.Apply(&c.Meta)
+	in.Apply(&c.Meta)
 	for _, f := range []struct{ to, from *string }{
 		{&c.Number, in.Number}, {&c.Name, in.Name}, {&c.GivenName, in.GivenName}, {&c.FamilyName, in.FamilyName},
 		{&c.LegalName, in.LegalName}, {&c.Language, in.Language}, {&c.Timezone, in.Timezone}, {&c.Currency, in.Currency},

@@ -30,21 +30,21 @@ func (t *Table[T]) Select(v View, f Filter[T], in ListInput) (Page[T], error) {
 		return Page[T]{}, err
 	}
 	page, looked, last := Page[T]{Data: []T{}}, 0, ID("")
-	visit := func(at ID, rec T) (bool, error) {
+	visit := func(at ID, rec T) bool {
 		if len(page.Data) == limit || looked == maxLooked {
 			page.HasMore = true
-			return false, nil
+			return false
 		}
 		looked, last = looked+1, at
 		if f.Keep == nil || f.Keep(&rec) {
 			page.Data = append(page.Data, rec)
 		}
-		return true, nil
+		return true
 	}
 	if f.Prefix {
 		err = t.scanPrefix(v, f.Index, f.Key, string(after), visit)
 	} else {
-		err = t.scan(v, f.Index, f.Key, after, func(rec T) (bool, error) { return visit(t.Meta(&rec).ID, rec) })
+		err = t.scan(v, f.Index, f.Key, after, func(rec T) (bool, error) { return visit(t.Meta(&rec).ID, rec), nil })
 	}
 	if err != nil {
 		return Page[T]{}, err
@@ -57,7 +57,7 @@ func (t *Table[T]) Select(v View, f Filter[T], in ListInput) (Page[T], error) {
 
 // scanPrefix visits each record once for the index keys that begin with prefix, after the position of a former visit. A position is the
 // rest of the index entry's key: index key, NUL, id.
-func (t *Table[T]) scanPrefix(v View, index, prefix, after string, visit func(ID, T) (bool, error)) error {
+func (t *Table[T]) scanPrefix(v View, index, prefix, after string, visit func(ID, T) bool) error {
 	ix, err := t.index(index)
 	if err != nil {
 		return err
@@ -84,6 +84,6 @@ func (t *Table[T]) scanPrefix(v View, index, prefix, after string, visit func(ID
 				return true, nil
 			}
 		}
-		return visit(ID(k[len(base):]), rec)
+		return visit(ID(k[len(base):]), rec), nil
 	})
 }

@@ -213,7 +213,7 @@ var CreateSite = edge.Command[NewSite, Site]{
 	Name: "inventory.site.create", Scope: "inventory:write", Class: edge.Write, Summary: "Record a site",
 	Handle: func(tx edge.Tx, in NewSite) (Site, error) {
 		s := Site{
-			Meta: in.Common.Meta(tx.NewID("sit")), Code: in.Code, Name: in.Name, Kind: in.Kind, Timezone: in.Timezone, Coords: in.Coords,
+			Meta: in.Meta(tx.NewID("sit")), Code: in.Code, Name: in.Name, Kind: in.Kind, Timezone: in.Timezone, Coords: in.Coords,
 			HeightM: in.HeightM, Address: in.Address, Landlord: in.Landlord, Lease: in.Lease, AccessNotes: in.AccessNotes, Power: in.Power,
 			Backhaul: in.Backhaul,
 		}
@@ -248,7 +248,7 @@ type SiteChange struct {
 }
 
 func (in SiteChange) apply(s *Site) {
-	in.CommonChange.Apply(&s.Meta)
+	in.Apply(&s.Meta)
 	edge.Set(&s.Code, in.Code)
 	edge.Set(&s.Name, in.Name)
 	edge.Set(&s.Kind, in.Kind)

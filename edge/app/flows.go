@@ -57,10 +57,10 @@ func recordUsage(tx edge.Tx, e aaa.SessionMeasured) error {
 }
 
 func lockBlocked(tx edge.Tx, e crm.CustomerStatusChanged) error {
-	switch crm.Blocked {
-	case e.To:
+	if e.To == crm.Blocked {
 		return eachCustomerLogin(tx, e.Customer, lock)
-	case e.From:
+	}
+	if e.From == crm.Blocked {
 		return eachCustomerLogin(tx, e.Customer, unlock)
 	}
 	return nil
