@@ -19,7 +19,7 @@ var problemSchema = obj{
 		"request_id":     textSchema(64, "Names the request in the node's logs."),
 		"operation_id":   textSchema(255, "The Idempotency-Key, or the one minted."),
 		"retryable":      obj{"type": "boolean", "description": "Whether the same request may succeed later."},
-		"version":        obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": 9007199254740991, "description": "The record's present version."},
+		"version":        obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991), "description": "The record's present version."},
 		"errors_omitted": obj{"type": "integer", "format": "int32", "minimum": 0, "maximum": 2147483647, "description": "How many errors are not listed."},
 		"errors": obj{"type": "array", "maxItems": 50, "items": obj{
 			"type": "object", "required": []any{"reason"},
@@ -41,7 +41,7 @@ var planSchema = obj{
 		"plan": obj{
 			"type": "object", "required": []any{"version", "changes", "events"},
 			"properties": obj{
-				"version": obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": 9007199254740991},
+				"version": obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)},
 				"changes": obj{"type": []any{"array", "null"}, "maxItems": 10000, "items": obj{"type": "object", "description": "Table, id, and the record before and after."}},
 				"events":  obj{"type": []any{"array", "null"}, "maxItems": 10000, "items": obj{"type": "object", "description": "Type, subject and what changed."}},
 			},
@@ -63,7 +63,7 @@ var commonParameters = obj{
 	"min_version": obj{
 		"name": "min_version", "in": "query", "required": false,
 		"description": "Wait, within a short deadline, until this node has reached the version: read your writes on another node.",
-		"schema":      obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": 9007199254740991},
+		"schema":      obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)},
 	},
 	"if_match":          ifMatchParameter(false),
 	"if_match_required": ifMatchParameter(true),
@@ -89,8 +89,8 @@ var commonHeaders = obj{
 	"RateLimit-Policy":         headerDoc("The limits that hold (draft-ietf-httpapi-ratelimit-headers).", obj{"type": "string", "maxLength": 256}),
 	"Retry-After":              headerDoc("Seconds after which to ask again.", obj{"type": "integer", "format": "int32", "minimum": 1, "maximum": 86400}),
 	"ETag":                     headerDoc("The record's version, for If-Match.", obj{"type": "string", "maxLength": 32}),
-	"Wispgate-Version-Read":    headerDoc("The version of the state that was read.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": 9007199254740991}),
-	"Wispgate-Version-Written": headerDoc("The version whose commit holds the write; pass it as min_version to read it elsewhere.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": 9007199254740991}),
+	"Wispgate-Version-Read":    headerDoc("The version of the state that was read.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)}),
+	"Wispgate-Version-Written": headerDoc("The version whose commit holds the write; pass it as min_version to read it elsewhere.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)}),
 	"Wispgate-Sync-State":      headerDoc("What became of the write.", obj{"type": "string", "enum": []any{"committed", "pending", "conflict", "dry_run"}}),
 	"Wispgate-Durability":      headerDoc("How far the write is durable.", obj{"type": "string", "enum": []any{"node", "cluster", "noc"}}),
 	"Wispgate-Operation":       headerDoc("The operation id: the Idempotency-Key, or the one minted.", obj{"type": "string", "maxLength": 255}),

@@ -27,6 +27,7 @@ func (s Shown) Empty() bool { return s.Bearer == "" && s.APIKey == "" && s.Peer 
 // Identity is a verified credential. It is shared by all requests that show the same credential and must not be changed.
 type Identity struct {
 	Actor  edge.Actor // Subject is the client's record (over all its keys), Key the credential that was shown
+	Plan   string     // of limits, which its clients share; "" for none
 	Client Rate       // throttle of the client, the zero Rate for the node's default
 	Tenant Rate       // throttle of the tenant, the zero Rate for the node's default
 }

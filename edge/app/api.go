@@ -63,7 +63,7 @@ func (t tenantKeys) LoadTenantKey(tenant string, wrapped []byte) error {
 // bindIdentity makes the gateway's view of a credential once, when its record changes, instead of for every request.
 func bindIdentity(id *authn.Identity) any {
 	return &gateway.Identity{
-		Actor: id.Actor, Client: gateway.Rate(id.Limits.ClientRate), Tenant: gateway.Rate(id.Limits.TenantRate),
+		Actor: id.Actor, Plan: id.Limits.Plan, Client: gateway.Rate(id.Limits.ClientRate), Tenant: gateway.Rate(id.Limits.TenantRate),
 	}
 }
 
@@ -109,7 +109,7 @@ type limiter struct{ *limit.Limiter }
 // Take implements gateway.Limiter.
 func (l limiter) Take(id *gateway.Identity, class edge.Class, cost int, now time.Time) gateway.Decision {
 	return decision(l.Limiter.Take(limit.Subject{
-		Tenant: id.Actor.Tenant, Client: id.Actor.Subject, TenantRate: limit.Rate(id.Tenant), ClientRate: limit.Rate(id.Client),
+		Tenant: id.Actor.Tenant, Client: id.Actor.Subject, Plan: id.Plan, TenantRate: limit.Rate(id.Tenant), ClientRate: limit.Rate(id.Client),
 	}, class, cost, now))
 }
 

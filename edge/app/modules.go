@@ -10,6 +10,7 @@ import (
 	"wispgate/edge"
 	"wispgate/gateway/identity"
 	"wispgate/inventory"
+	"wispgate/sync/relay"
 )
 
 // Declarations are the modules of node and relay as declarations only: what the CLI makes its verbs of, and the tests check. Nothing
@@ -24,5 +25,6 @@ func Declarations() []edge.Module {
 		billing.Module(),
 		aaa.Module(aaa.Deps{}),
 		empty.syncModule("node", nil),
+		relay.Module(nil),
 	}
 }

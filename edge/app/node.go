@@ -49,16 +49,8 @@ func Serve(ctx context.Context, opts Options) error {
 	if err := n.api.announceClaim(opts.Out, n.URL()); err != nil {
 		return errors.Join(err, n.Stop())
 	}
-	if opts.Origins != nil {
-		n.log.Info("node is ready", "node", n.id.Node, "site", n.id.Site, "api", n.URL(), "took", n.now().Sub(n.started).Round(time.Millisecond).String())
-	}
-	select {
-	case <-ctx.Done():
-		n.log.Info("stopping")
-		return n.Stop()
-	case <-n.machine.Failed():
-		return errors.Join(n.machine.Fatal(), n.Stop())
-	}
+	n.log.Info("node is ready", "node", n.id.Node, "site", n.id.Site, "api", n.URL(), "took", n.now().Sub(n.started).Round(time.Millisecond).String())
+	return n.untilDone(ctx, n.Stop)
 }
 
 // week is how long events wait on a node whose uplink is switched off.

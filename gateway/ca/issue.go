@@ -183,10 +183,18 @@ func validClient(kind Kind, name string) error {
 }
 
 // IssueClient signs a client certificate for the holder of key, which stays with its owner. A life of 0 is a year; five years is the
-// most. The answer is PEM.
-func (a *Authority) IssueClient(kind Kind, name string, key crypto.PublicKey, life time.Duration) ([]byte, error) {
-	if err := validClient(kind, name); err != nil {
-		return nil, err
+// most. also are further names it may speak for: a node's cluster. The answer is PEM.
+func (a *Authority) IssueClient(kind Kind, name string, key crypto.PublicKey, life time.Duration, also ...string) ([]byte, error) {
+	var uris []*url.URL
+	for _, n := range append([]string{name}, also...) {
+		if err := validClient(kind, n); err != nil {
+			return nil, err
+		}
+		uri, err := url.Parse(ClientName(kind, n))
+		if err != nil {
+			return nil, fmt.Errorf("name client certificate: %w", err)
+		}
+		uris = append(uris, uri)
 	}
 	if life == 0 {
 		life = DefaultClientLife
@@ -194,12 +202,8 @@ func (a *Authority) IssueClient(kind Kind, name string, key crypto.PublicKey, li
 	if life < 0 || life > MaxClientLife {
 		return nil, fmt.Errorf("a client certificate lives up to %d days", int(MaxClientLife/(24*time.Hour)))
 	}
-	uri, err := url.Parse(ClientName(kind, name))
-	if err != nil {
-		return nil, fmt.Errorf("name client certificate: %w", err)
-	}
 	der, err := a.sign(&x509.Certificate{
-		Subject: pkix.Name{CommonName: name, Organization: []string{"WISPGate"}}, URIs: []*url.URL{uri},
+		Subject: pkix.Name{CommonName: name, Organization: []string{"WISPGate"}}, URIs: uris,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}, key, life)
 	if err != nil {

@@ -3,6 +3,7 @@ package relay
 import (
 	"crypto/subtle"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -49,8 +50,24 @@ type grant struct {
 	all     bool // the relay itself, and anyone on an open loopback listener
 }
 
+// covers: a name speaks for the source of that name and for those that carry it before a dot, such as tower7.node.
 func (g *grant) covers(tenant, source string) bool {
-	return g.all || slices.Contains(g.sources, source) && (len(g.tenants) == 0 || slices.Contains(g.tenants, tenant))
+	mine := func(name string) bool { return source == name || name != "" && strings.HasPrefix(source, name+".") }
+	return g.all || slices.ContainsFunc(g.sources, mine) && (len(g.tenants) == 0 || slices.Contains(g.tenants, tenant))
+}
+
+// nodeURI begins the URIs by which a certificate names nodes and clusters.
+const nodeURI = "spiffe://wispgate/node/"
+
+// names are the sources that a verified certificate speaks for.
+func names(leaf *x509.Certificate) []string {
+	list := append([]string{leaf.Subject.CommonName}, leaf.DNSNames...)
+	for _, u := range leaf.URIs {
+		if name, ok := strings.CutPrefix(u.String(), nodeURI); ok {
+			list = append(list, name)
+		}
+	}
+	return list
 }
 
 // may says whether the client may write or read a topic or filter: up flow events and states, down come acknowledgements; a source sees
@@ -193,8 +210,7 @@ func (b *broker) grantOf(cl *mqtt.Client, user, password []byte) *grant {
 	}
 	if c, ok := cl.Net.Conn.(*clientConn); ok && c.tls != nil {
 		if chain := c.tls.ConnectionState().VerifiedChains; len(chain) > 0 {
-			leaf := chain[0][0]
-			return &grant{sources: append([]string{leaf.Subject.CommonName}, leaf.DNSNames...)}
+			return &grant{sources: names(chain[0][0])}
 		}
 	}
 	if cl.Net.Listener == bareListener && len(b.cfg.Users) == 0 {
