@@ -21,32 +21,38 @@ import (
 // exchange is one request and its answer: the only thing that handlers see. Strings and slices taken from ctx are reused after the
 // handler returns; whatever outlives it is copied where it leaves.
 type exchange struct {
-	s       *Server
-	ctx     *fasthttp.RequestCtx
+	s   *Server
+	ctx *fasthttp.RequestCtx
+	id  [40]byte // req_UUIDv7
+	state
+
+	// What is kept from one request to the next.
+	records []string // ids that the request names or made
+	check   plan.Checker
+	in      []byte // the operation's input, assembled
+	out     bytes.Buffer
+	enc     *json.Encoder // writes to out
+	line    []byte
+}
+
+// state is what belongs to one request alone.
+type state struct {
 	rt      *route // nil until routed
 	who     *Identity
 	started time.Time
 	address netip.Addr
 
-	id      [40]byte // req_UUIDv7
 	status  int
-	code    string   // reason of a refusal
-	op      string   // operation id of a write
-	version uint64   // of the write, or that was read
-	records []string // ids that the request names or made
-	audit   bool     // a line in the journal, not in the access log
+	code    string // reason of a refusal
+	op      string // operation id of a write
+	version uint64 // of the write, or that was read
+	audit   bool   // a line in the journal, not in the access log
 
 	key     string // Idempotency-Key
 	ifMatch uint64
 	dryRun  bool
 	minimum uint64
 	wrapped bool // the client asked for the envelope
-
-	check plan.Checker
-	in    []byte // the operation's input, assembled
-	out   bytes.Buffer
-	enc   *json.Encoder
-	line  []byte
 }
 
 type ctxKey struct{}
@@ -64,7 +70,8 @@ var exchanges = sync.Pool{New: func() any {
 // begin makes the exchange of a request and gives it its id.
 func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
 	x, _ := exchanges.Get().(*exchange)
-	x.s, x.ctx, x.started = s, ctx, s.cfg.Now()
+	x.s, x.ctx = s, ctx
+	x.started = s.cfg.Now()
 	x.address = addressOf(ctx.RemoteAddr())
 	newRequestID(&x.id, x.started.UnixMilli())
 	ctx.SetUserValue(exchangeKey, x)
@@ -99,8 +106,9 @@ func (s *Server) end(x *exchange) {
 	if cap(x.in) > maxBody || x.out.Cap() > maxBody {
 		return // an unusual size is not kept
 	}
-	*x = exchange{check: x.check, in: x.in[:0], out: x.out, enc: x.enc, line: x.line[:0], records: x.records[:0]}
-	exchanges.Put(x) // enc goes on writing to the same out
+	clear(x.records)
+	x.s, x.ctx, x.state, x.in, x.records = nil, nil, state{}, x.in[:0], x.records[:0]
+	exchanges.Put(x)
 }
 
 func addressOf(a net.Addr) netip.Addr {

@@ -33,7 +33,7 @@ type segment struct {
 func (c *Checker) Reset() {
 	clear(c.Errors)
 	c.Errors, c.Unreadable, c.data, c.in = c.Errors[:0], false, nil, ""
-	clear(c.path[:])
+	c.path[0] = segment{} // deeper ones are set before they are read
 }
 
 // Check reads data and reports whether it fits; otherwise Errors say why. Data must not change until Reset.

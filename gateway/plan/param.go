@@ -127,30 +127,36 @@ const hexDigits = "0123456789abcdef"
 // U+2029 are escaped, and so is DEL, for terminals.
 func AppendString[T string | []byte](dst []byte, s T) []byte {
 	dst = append(dst, '"')
+	plain := 0 // where the run of bytes that need no escape began
 	for i := 0; i < len(s); {
 		b := s[i]
-		switch {
-		case b == '"' || b == '\\':
-			dst = append(dst, '\\', b)
+		if b >= 0x20 && b < 0x7f && b != '"' && b != '\\' {
 			i++
-		case b < 0x20 || b == 0x7f:
-			dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
-			i++
-		case b < utf8.RuneSelf:
-			dst = append(dst, b)
-			i++
-		default:
-			r, n := utf8.DecodeRuneInString(string(s[i:min(len(s), i+utf8.UTFMax)]))
-			switch {
-			case r == utf8.RuneError && n == 1:
-				dst = append(dst, `\ufffd`...)
-			case r == 0x2028 || r == 0x2029 || r < 0xa0:
-				dst = append(dst, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
-			default:
-				dst = append(dst, s[i:i+n]...)
-			}
-			i += n
+			continue
 		}
+		dst = append(dst, s[plain:i]...)
+		if b < utf8.RuneSelf {
+			if b == '"' || b == '\\' {
+				dst = append(dst, '\\', b)
+			} else {
+				dst = append(dst, '\\', 'u', '0', '0', hexDigits[b>>4], hexDigits[b&15])
+			}
+			i++
+			plain = i
+			continue
+		}
+		r, n := utf8.DecodeRuneInString(string(s[i:min(len(s), i+utf8.UTFMax)]))
+		switch {
+		case r == utf8.RuneError && n == 1:
+			dst = append(dst, `\ufffd`...)
+		case r == 0x2028 || r == 0x2029 || r < 0xa0:
+			dst = append(dst, '\\', 'u', hexDigits[r>>12&15], hexDigits[r>>8&15], hexDigits[r>>4&15], hexDigits[r&15])
+		default:
+			dst = append(dst, s[i:i+n]...)
+		}
+		i += n
+		plain = i
 	}
+	dst = append(dst, s[plain:]...)
 	return append(dst, '"')
 }
