@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,6 +60,7 @@ type PlanChange struct {
 	GLCode           *string       `json:"gl_code,omitempty" check:"max=32" doc:"Revenue account in the ledger." example:"4010"`
 	DunningPolicyID  *edge.ID      `json:"dunning_policy_id,omitempty" check:"prefix=dpl" doc:"What happens when invoices stay unpaid."`
 	Availability     *Availability `json:"availability,omitempty" doc:"Where and to whom it is sold."`
+	Clear            []string      `json:"clear,omitempty" check:"max=8 item.enum=interval|setup_fee|early_termination|overage|availability|policy_ref|policy_exhausted_ref|dunning_policy_id" doc:"Members to remove."`
 }
 
 func (in PlanChange) apply(p *Plan) {
@@ -75,22 +77,33 @@ func (in PlanChange) apply(p *Plan) {
 	edge.Set(&p.TrialDays, in.TrialDays)
 	edge.Set(&p.MinTermMonths, in.MinTermMonths)
 	edge.Set(&p.Allowance, in.Allowance)
-	edge.Set(&p.PolicyRef, in.PolicyRef)
-	edge.Set(&p.ExhaustedRef, in.ExhaustedRef)
+	setRef(&p.PolicyRef, in.PolicyRef, in.Clear, "policy_ref")
+	setRef(&p.ExhaustedRef, in.ExhaustedRef, in.Clear, "policy_exhausted_ref")
 	edge.Set(&p.OnExpiry, in.OnExpiry)
 	edge.Set(&p.OfflineGrace, in.OfflineGrace)
-	edge.Set(&p.DunningPolicyID, in.DunningPolicyID)
-	replace(&p.Interval, in.Interval)
-	replace(&p.SetupFee, in.SetupFee)
-	replace(&p.EarlyTermination, in.EarlyTermination)
-	replace(&p.Overage, in.Overage)
-	replace(&p.Availability, in.Availability)
+	setRef(&p.DunningPolicyID, in.DunningPolicyID, in.Clear, "dunning_policy_id")
+	replace(&p.Interval, in.Interval, in.Clear, "interval")
+	replace(&p.SetupFee, in.SetupFee, in.Clear, "setup_fee")
+	replace(&p.EarlyTermination, in.EarlyTermination, in.Clear, "early_termination")
+	replace(&p.Overage, in.Overage, in.Clear, "overage")
+	replace(&p.Availability, in.Availability, in.Clear, "availability")
 }
 
-// replace sets an optional part as a whole when the change holds one.
-func replace[T any](to **T, from *T) {
-	if from != nil {
+// replace sets an optional part as a whole when the change holds one, and removes it when clear names it.
+func replace[T any](to **T, from *T, clear []string, name string) {
+	switch {
+	case slices.Contains(clear, name):
+		*to = nil
+	case from != nil:
 		*to = from
+	}
+}
+
+// setRef sets a reference to another record when the change holds one, and removes it when clear names it.
+func setRef(to, from *edge.ID, clear []string, name string) {
+	edge.Set(to, from)
+	if slices.Contains(clear, name) {
+		*to = ""
 	}
 }
 

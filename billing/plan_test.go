@@ -152,6 +152,18 @@ func TestPlansThatContradictThemselvesAreRefused(t *testing.T) {
 	}
 }
 
+func TestWhatADraftNoLongerPromisesIsCleared(t *testing.T) {
+	t.Parallel()
+	n := edgetest.Node(t, billing.Module())
+	p := edgetest.Do[plan](t, n, ann, "billing.plan.create", offer("P", func(p *billing.NewPlan) {
+		p.SetupFee, p.ExhaustedRef = &billing.Money{AmountMinor: 100, Currency: "USD"}, slow
+	}))
+	p, err := patch[plan](n, "billing.plan.update", p.Version, billing.PlanChange{ID: p.ID, Clear: []string{"setup_fee", "policy_exhausted_ref"}})
+	if err != nil || p.SetupFee != nil || p.ExhaustedRef != "" || p.PolicyRef != policy {
+		t.Errorf("got %+v, %v, want the two members removed and nothing else", p.Terms, err)
+	}
+}
+
 func TestAPlanMovesOnlyForward(t *testing.T) {
 	t.Parallel()
 	n := edgetest.Node(t, billing.Module())

@@ -99,6 +99,7 @@ type SubscriptionChange struct {
 	ID       edge.ID  `json:"id" check:"prefix=sub" doc:"The subscription."`
 	SiteID   *edge.ID `json:"site_id,omitempty" check:"prefix=sit" doc:"The site that serves it."`
 	Timezone *string  `json:"timezone,omitempty" check:"format=timezone max=64" doc:"IANA zone in which its days begin; fixed once it is active." example:"Africa/Harare"`
+	Clear    []string `json:"clear,omitempty" check:"max=1 item.enum=site_id" doc:"Members to remove."`
 }
 
 // UpdateSubscription changes what is not part of the deal: where it is served, and what others call it.
@@ -109,7 +110,7 @@ var UpdateSubscription = edge.Command[SubscriptionChange, Subscription]{
 		return step(tx, in.ID, func(s *Subscription, p *Plan, _ time.Time) (edge.Event, error) {
 			was := *s
 			in.Apply(&s.Meta)
-			edge.Set(&s.SiteID, in.SiteID)
+			setRef(&s.SiteID, in.SiteID, in.Clear, "site_id")
 			edge.Set(&s.Timezone, in.Timezone)
 			if s.Timezone != was.Timezone && s.ActivatedAt != nil {
 				return nil, ErrSubscriptionInvalid.Error(edge.Invalid, edge.Field("/timezone", "is fixed once the subscription is active", "leave it out"))

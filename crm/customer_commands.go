@@ -143,6 +143,7 @@ type CustomerChange struct {
 	Emails      *[]string     `json:"emails,omitempty" check:"max=5 item.max=254 item.format=email" doc:"Addresses, the preferred first." example:"rudo@example.com"`
 	ParentID    *edge.ID      `json:"parent_id,omitempty" check:"prefix=cus" doc:"The customer this one belongs to."`
 	BillingMode *BillingMode  `json:"billing_mode,omitempty" doc:"Who is billed when there is a parent." example:"own"`
+	Clear       []string      `json:"clear,omitempty" check:"max=1 item.enum=parent_id" doc:"Members to remove."`
 }
 
 func (in CustomerChange) apply(c *Customer) error {
@@ -157,6 +158,9 @@ func (in CustomerChange) apply(c *Customer) error {
 	edge.Set(&c.TaxIDs, in.TaxIDs)
 	edge.Set(&c.Emails, in.Emails)
 	edge.Set(&c.ParentID, in.ParentID)
+	if slices.Contains(in.Clear, "parent_id") {
+		c.ParentID = ""
+	}
 	edge.Set(&c.BillingMode, in.BillingMode)
 	if in.Phones != nil {
 		phones, err := normalPhones(*in.Phones, in.CallingCode)

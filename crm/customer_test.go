@@ -171,6 +171,18 @@ func TestAnArchivedCustomerIsReadableAndNeverChanges(t *testing.T) {
 	}
 }
 
+func TestAChildLeavesItsParent(t *testing.T) {
+	t.Parallel()
+	n := edgetest.Node(t, crm.Module())
+	top := create(t, n, crm.NewCustomer{Name: "Top"})
+	c := create(t, n, crm.NewCustomer{Name: "Below", ParentID: top.ID, BillingMode: "parent"})
+	c = edgetest.Do[customer](t, n, ann, "crm.customer.update", crm.CustomerChange{ID: c.ID, Clear: []string{"parent_id"}})
+	if c.ParentID != "" || c.BillingMode != "" {
+		t.Errorf("got parent %q billed %q, want neither", c.ParentID, c.BillingMode)
+	}
+	edgetest.NoDrift(t, n)
+}
+
 func TestConsentAndIdentityAreRecorded(t *testing.T) {
 	t.Parallel()
 	n := edgetest.Node(t, crm.Module())

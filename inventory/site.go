@@ -245,6 +245,7 @@ type SiteChange struct {
 	AccessNotes *string     `json:"access_notes,omitempty" check:"max=2000" doc:"What a technician must know before driving." example:"Gate code with the guard"`
 	Power       *Power      `json:"power,omitempty" doc:"How the site is fed."`
 	Backhaul    *[]Backhaul `json:"backhaul,omitempty" check:"max=8" doc:"Ways to the core, in order of preference."`
+	Clear       []string    `json:"clear,omitempty" check:"max=4 item.enum=coords|landlord|lease|power" doc:"Members to remove."`
 }
 
 func (in SiteChange) apply(s *Site) {
@@ -257,15 +258,18 @@ func (in SiteChange) apply(s *Site) {
 	edge.Set(&s.Address, in.Address)
 	edge.Set(&s.AccessNotes, in.AccessNotes)
 	edge.Set(&s.Backhaul, in.Backhaul)
-	setPart(&s.Coords, in.Coords)
-	setPart(&s.Landlord, in.Landlord)
-	setPart(&s.Lease, in.Lease)
-	setPart(&s.Power, in.Power)
+	setPart(&s.Coords, in.Coords, in.Clear, "coords")
+	setPart(&s.Landlord, in.Landlord, in.Clear, "landlord")
+	setPart(&s.Lease, in.Lease, in.Clear, "lease")
+	setPart(&s.Power, in.Power, in.Clear, "power")
 }
 
-// setPart replaces an optional part as a whole when the change holds one.
-func setPart[T any](to **T, from *T) {
-	if from != nil {
+// setPart replaces an optional part as a whole when the change holds one, and removes it when clear names it.
+func setPart[T any](to **T, from *T, clear []string, name string) {
+	switch {
+	case slices.Contains(clear, name):
+		*to = nil
+	case from != nil:
 		*to = from
 	}
 }

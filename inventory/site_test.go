@@ -41,12 +41,16 @@ func TestASiteIsCreatedReadChangedAndArchived(t *testing.T) {
 	if again.Version != 2 {
 		t.Errorf("a change that changes nothing made version %d, want 2", again.Version)
 	}
+	cleared := edgetest.Do[site](t, n, ann, "inventory.site.update", inventory.SiteChange{ID: made.ID, Clear: []string{"coords"}})
+	if cleared.Coords != nil || cleared.HeightM != 36 {
+		t.Errorf("got %+v, want the coordinates removed and nothing else", cleared)
+	}
 	gone := edgetest.Do[site](t, n, ann, "inventory.site.archive", inventory.SiteRef{ID: made.ID})
 	twice := edgetest.Do[site](t, n, ann, "inventory.site.archive", inventory.SiteRef{ID: made.ID})
 	if gone.ArchivedAt == nil || twice.Version != gone.Version {
 		t.Errorf("archived twice: got versions %d and %d, want the second without effect", gone.Version, twice.Version)
 	}
-	want := []string{"inventory.site.created", "inventory.site.updated", "inventory.site.archived"}
+	want := []string{"inventory.site.created", "inventory.site.updated", "inventory.site.updated", "inventory.site.archived"}
 	if got := edgetest.EventTypes(t, n, "acme", 0); !cmp.Equal(got, want) {
 		t.Errorf("events: %s", cmp.Diff(want, got))
 	}
