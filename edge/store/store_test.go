@@ -107,7 +107,7 @@ func TestTheStoreBehavesLikeASortedMap(t *testing.T) {
 		}
 		model := map[string]string{}
 		keys := rapid.StringMatching(`[rn]/[a-b]{0,2}`)
-		for range rapid.IntRange(1, 12).Draw(rt, "commits") {
+		for range rapid.IntRange(1, 6).Draw(rt, "commits") {
 			var b Batch
 			for range rapid.IntRange(0, 5).Draw(rt, "ops") {
 				k := keys.Draw(rt, "key")
