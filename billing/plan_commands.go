@@ -89,20 +89,20 @@ func (in PlanChange) apply(p *Plan) {
 	replace(&p.Availability, in.Availability, in.Clear, "availability")
 }
 
-// replace sets an optional part as a whole when the change holds one, and removes it when clear names it.
-func replace[T any](to **T, from *T, clear []string, name string) {
+// replace sets an optional part as a whole when the change holds one, and removes it when remove names it.
+func replace[T any](to **T, from *T, remove []string, name string) {
 	switch {
-	case slices.Contains(clear, name):
+	case slices.Contains(remove, name):
 		*to = nil
 	case from != nil:
 		*to = from
 	}
 }
 
-// setRef sets a reference to another record when the change holds one, and removes it when clear names it.
-func setRef(to, from *edge.ID, clear []string, name string) {
+// setRef sets a reference to another record when the change holds one, and removes it when remove names it.
+func setRef(to, from *edge.ID, remove []string, name string) {
 	edge.Set(to, from)
-	if slices.Contains(clear, name) {
+	if slices.Contains(remove, name) {
 		*to = ""
 	}
 }

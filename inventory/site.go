@@ -264,10 +264,10 @@ func (in SiteChange) apply(s *Site) {
 	setPart(&s.Power, in.Power, in.Clear, "power")
 }
 
-// setPart replaces an optional part as a whole when the change holds one, and removes it when clear names it.
-func setPart[T any](to **T, from *T, clear []string, name string) {
+// setPart replaces an optional part as a whole when the change holds one, and removes it when remove names it.
+func setPart[T any](to **T, from *T, remove []string, name string) {
 	switch {
-	case slices.Contains(clear, name):
+	case slices.Contains(remove, name):
 		*to = nil
 	case from != nil:
 		*to = from
