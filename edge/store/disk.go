@@ -95,7 +95,10 @@ type DiskState struct {
 	ReadOnly bool      `json:"read_only"`     // Badger is open for reading only
 }
 
-const defaultBallast = 32 << 20
+const (
+	defaultBallast = 32 << 20
+	patience       = 20 // looks, so 10 s as a rule
+)
 
 // guard watches the free space of one store, refuses what the disk cannot hold, and changes the store between reading and writing.
 type guard struct {
@@ -108,6 +111,7 @@ type guard struct {
 	mu       sync.Mutex
 	last     DiskState
 	ballast  uint64 // octets in the ballast file now
+	patience int    // looks to let pass after a change of mode that failed; reads wait during each attempt
 	watchers map[int]func(DiskState)
 	nextID   int
 }
@@ -203,9 +207,12 @@ func (g *guard) state() DiskState {
 func (g *guard) settle() {
 	before := g.state()
 	switch {
+	case g.patience > 0:
+		g.patience--
 	case before.Level == DiskCritical && !g.s.readOnlyNow():
 		g.dropBallast()
 		if err := g.s.changeMode(true); err != nil {
+			g.patience = patience
 			g.s.log.Error("store still open for writing on a full disk; no write is accepted", "error", err)
 		} else {
 			g.s.log.Error("disk full: store open for reading only", "path", before.Path, "free_bytes", before.Free)
@@ -216,6 +223,7 @@ func (g *guard) settle() {
 		}
 		if g.s.readOnlyNow() {
 			if err := g.s.changeMode(false); err != nil {
+				g.patience = patience
 				g.s.log.Error("store does not open for writing yet", "error", err)
 			} else {
 				g.s.log.Info("disk has room again: store open for writing", "path", before.Path, "free_bytes", before.Free)

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
 
@@ -117,4 +119,49 @@ func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
 	if got := w.machine.Version(); got < acked {
 		t.Errorf("got version %d after %d acknowledged writes", got, acked)
 	}
+}
+
+// A node that starts on a full disk reads, says why it does nothing else, and takes part when there is room.
+func TestANodeThatStartsOnAFullDiskServesReads(t *testing.T) {
+	dir := t.TempDir()
+	c := conf(dir)
+	w := raise(t, dir, store.Options{}, c)
+	if err := w.write(t, "a", "1"); err != nil {
+		t.Fatal(err)
+	}
+	w.close(t)
+	var full atomic.Bool
+	full.Store(true)
+	free := func(string) (uint64, uint64, error) {
+		if full.Load() {
+			return 1 << 20, 1000 << 20, nil
+		}
+		return 900 << 20, 1000 << 20, nil
+	}
+	s, err := store.Open(store.Options{Dir: filepath.Join(dir, "store"), BallastBytes: -1, FreeSpace: free, PollEvery: 5 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := Open(c, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = &tower{s, m, n}
+	defer w.close(t)
+	for what, err := range map[string]error{
+		"WaitLeader": n.WaitLeader(within(t, time.Second)), "Barrier": n.Barrier(within(t, time.Second)), "Propose": w.write(t, "b", "2"),
+	} {
+		if code(err) != "disk_low" {
+			t.Errorf("%s: got %v, want disk_low", what, err)
+		}
+	}
+	if got := w.read(t, "a"); got != "1" {
+		t.Errorf("got %q, want 1", got)
+	}
+	full.Store(false)
+	eventually(t, "writing", func() bool { return w.write(t, "b", "2") == nil }, func() any { return n.Status() })
 }

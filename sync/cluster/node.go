@@ -221,12 +221,18 @@ func (n *Node) IsLeader() bool {
 // LeaderCh carries whether this node leads, newest value only. One reader.
 func (n *Node) LeaderCh() <-chan bool { return n.leader }
 
-// WaitLeader waits until the cluster has a leader that this node knows.
+// WaitLeader waits until the cluster has a leader that this node knows. On a node that is parked because the disk is full it returns code
+// disk_low at once: such a node starts, serves reads, and takes part by itself when there is room.
 func (n *Node) WaitLeader(ctx context.Context) error {
 	for {
 		n.mu.RLock()
-		run, changed := n.run, n.changed
+		run, changed, full := n.run, n.changed, n.parked == parkedDisk
 		n.mu.RUnlock()
+		if full {
+			if err := n.machine.Store().CheckDisk(); err != nil {
+				return err
+			}
+		}
 		if run != nil {
 			if _, id := run.raft.LeaderWithID(); id != "" {
 				return nil

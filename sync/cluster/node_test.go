@@ -431,7 +431,7 @@ func TestShutdownAnswersAndLaterCallsAreRefused(t *testing.T) {
 	if err := w.node.WaitLeader(within(t, time.Second)); !errors.Is(err, ErrQuorumLost) {
 		t.Errorf("WaitLeader: got %v", err)
 	}
-	if err := w.node.Snapshot(); !errors.Is(err, ErrQuorumLost) {
+	if err := w.node.Snapshot(); !errors.Is(err, exec.ErrMachineClosed) {
 		t.Errorf("Snapshot: got %v", err)
 	}
 	if st := w.node.Status(); st.State != "parked" {

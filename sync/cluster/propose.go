@@ -22,7 +22,7 @@ func (n *Node) Propose(ctx context.Context, data []byte) error {
 	}
 	run := n.current()
 	if run == nil {
-		return quorumLost()
+		return n.whyParked()
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
@@ -45,6 +45,22 @@ func (n *Node) ready(ctx context.Context) error {
 		return err
 	}
 	return n.machine.Store().CheckDisk()
+}
+
+// whyParked is the answer of a node that takes no part at the moment.
+func (n *Node) whyParked() error {
+	if err := n.machine.Fatal(); err != nil {
+		return err
+	}
+	n.mu.RLock()
+	disk := n.parked == parkedDisk
+	n.mu.RUnlock()
+	if disk {
+		if err := n.machine.Store().CheckDisk(); err != nil {
+			return err
+		}
+	}
+	return quorumLost()
 }
 
 // bounded gives a caller without a deadline the default one.
@@ -78,14 +94,15 @@ func (n *Node) explain(err error) error {
 	}
 }
 
-// Barrier waits until everything committed before it is applied here. It writes to the log.
+// Barrier waits until everything committed before it is applied here. It writes a few octets to the log, into room that is allocated,
+// so a low disk does not refuse it; a parked node does.
 func (n *Node) Barrier(ctx context.Context) error {
-	if err := n.ready(ctx); err != nil {
+	if err := n.machine.Fatal(); err != nil {
 		return err
 	}
 	run := n.current()
 	if run == nil {
-		return quorumLost()
+		return n.whyParked()
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
@@ -99,7 +116,7 @@ func (n *Node) Barrier(ctx context.Context) error {
 func (n *Node) Snapshot() error {
 	run := n.current()
 	if run == nil {
-		return quorumLost()
+		return n.whyParked()
 	}
 	if err := run.raft.Snapshot().Error(); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
 		return fmt.Errorf("snapshot: %w", err)
