@@ -321,7 +321,10 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	if err != nil {
 		return err
 	}
-	c.onStop("log", func(context.Context) error { return c.cluster.Shutdown() })
+	c.onStop("log", func(context.Context) error {
+		_ = c.cluster.Snapshot() // only names a position: the next start reads no entry twice. Without it, it reads some and skips them
+		return c.cluster.Shutdown()
+	})
 	c.exec.Start(c.ctx, c.cluster)
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
 	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())

@@ -3,6 +3,7 @@ package exec
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"wispgate/edge"
 )
@@ -28,19 +29,46 @@ func loadWatch(st *State, w edge.Watch) error {
 		w.Apply(reset, st.Version(), page)
 		reset, page = false, page[:0:0]
 	}
-	err := st.Scan("", "", func(key string, val []byte) (bool, error) {
-		if tenant, table, id, ok := edge.ParseRecordKey(key); ok && slices.Contains(w.Tables, table) {
-			page = append(page, edge.Change{Tenant: tenant, Table: table, ID: id, Val: slices.Clone(val)})
-			if len(page) == watchPage {
-				flush()
+	tenants, err := tenantsOf(st)
+	for _, tenant := range tenants {
+		for _, table := range w.Tables {
+			if err != nil {
+				return err
 			}
+			err = st.Scan(edge.TablePrefix(tenant, table), "", func(key string, val []byte) (bool, error) {
+				if _, _, id, ok := edge.ParseRecordKey(key); ok {
+					page = append(page, edge.Change{Tenant: tenant, Table: table, ID: id, Val: slices.Clone(val)})
+				}
+				if len(page) == watchPage {
+					flush()
+				}
+				return true, nil
+			})
 		}
-		return true, nil
-	})
+	}
 	if err == nil && (reset || len(page) > 0) {
 		flush()
 	}
 	return err
+}
+
+// tenantsOf lists the tenants that have keys, jumping from one to the next: a start reads the tables it needs and no others.
+func tenantsOf(st *State) (tenants []string, err error) {
+	for from := ""; ; {
+		found := ""
+		err := st.Scan("", from, func(key string, _ []byte) (bool, error) {
+			found = key
+			return false, nil
+		})
+		if err != nil || found == "" {
+			return tenants, err
+		}
+		owner, _, _ := strings.Cut(found, "/")
+		if !strings.HasPrefix(owner, "#") && owner != "*" {
+			tenants = append(tenants, owner)
+		}
+		from = owner + "0" // the octet after the slash
+	}
 }
 
 // onApply hands an applied entry's changes to the watches, in version order, and wakes whoever waits for the version.

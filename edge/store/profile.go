@@ -26,7 +26,7 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 	if totalRAM() >= largeFrom {
 		memTable = largeMemTable
 	}
-	return badger.DefaultOptions(dir).
+	o := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log}).
 		WithReadOnly(readOnly).
 		WithSyncWrites(true).
@@ -46,6 +46,10 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 		WithNumVersionsToKeep(1).
 		WithDetectConflicts(false).
 		WithMetricsEnabled(false)
+	// Tables of one size on every level: a compaction allocates twice a table's size for each of its builders, which at the default
+	// doubling per level is hundreds of MB.
+	o.TableSizeMultiplier = 1
+	return o
 }
 
 // badgerLog gives Badger's lines to slog one level lower than it thinks they deserve: what matters comes back as an error.
