@@ -92,7 +92,7 @@ func (s *Server) bind(addr string, accounting bool, bound *[]netip.AddrPort) err
 	for _, c := range conns {
 		w := &worker{
 			engine: s.newEngine(), conn: c, accounting: accounting, cache: newCache(s.cfg.CacheEntries, int64(s.cfg.CacheFor)),
-			buf: make([]byte, packet.MaxLen+1),
+			io: newBatch(packet.MaxLen),
 		}
 		w.oob.init()
 		if !accounting {

@@ -30,7 +30,8 @@ func listen(addr string, n, buffer int) (conns []*net.UDPConn, granted int, err 
 	if err != nil {
 		return nil, 0, errors.Join(err, probe.Close())
 	}
-	port := probe.LocalAddr().(*net.UDPAddr).Port
+	local := probe.LocalAddr().(*net.UDPAddr)
+	port, wildcard := local.Port, local.IP.IsUnspecified()
 	if err := probe.Close(); err != nil {
 		return nil, 0, fmt.Errorf("listen for radius: %w", err)
 	}
@@ -39,7 +40,7 @@ func listen(addr string, n, buffer int) (conns []*net.UDPConn, granted int, err 
 		lc := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
 			return onSocket(c, func(fd int) (err error) {
 				if err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err == nil {
-					granted, err = prepare(fd, buffer)
+					granted, err = prepare(fd, buffer, wildcard)
 				}
 				return err
 			})
@@ -65,15 +66,18 @@ func onSocket(c syscall.RawConn, do func(fd int) error) error {
 }
 
 // prepare asks for what each datagram should tell (the address it was sent to, when it arrived, how many were lost
-// before it) and for a large receive buffer. It returns the granted size in octets.
-func prepare(fd, buffer int) (int, error) {
+// before it) and for a large receive buffer. A socket bound to one address answers from it anyway, so only a wildcard
+// asks where a datagram went. It returns the granted size in octets.
+func prepare(fd, buffer int, wildcard bool) (int, error) {
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil {
 		return 0, err
 	}
-	if domain == unix.AF_INET6 {
+	switch {
+	case !wildcard:
+	case domain == unix.AF_INET6:
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_RECVPKTINFO, 1)
-	} else {
+	default:
 		err = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_PKTINFO, 1)
 	}
 	if err != nil {

@@ -4,9 +4,10 @@ import (
 	"errors"
 	"net"
 	"net/netip"
-	"os"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"wispgate/aaa/acct"
 	"wispgate/aaa/packet"
@@ -26,8 +27,11 @@ type worker struct {
 	accounting bool
 	cache      *cache
 	oob        control
-	buf        []byte
-	sent       uint64
+	io         *batch
+	fd         uintptr
+	at         int // the datagram of the batch being served
+	served     uint64
+	failure    error // of the last receive
 
 	free     []*pending
 	made     int // pending values that exist
@@ -90,22 +94,46 @@ const readPause = 50 * time.Millisecond
 
 // loop serves the socket until it is told to stop.
 func (w *worker) loop() {
-	for {
-		n, oobn, _, peer, err := w.conn.ReadMsgUDPAddrPort(w.buf, w.oob.in[:])
-		if err != nil {
-			if w.s.stopping.Load() || errors.Is(err, net.ErrClosed) {
-				return
-			}
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				continue
-			}
-			w.s.cfg.Logger.Warn("reading the radius socket", "error", err)
+	rc, err := w.conn.SyscallConn()
+	for err == nil && !w.s.stopping.Load() {
+		if err := rc.Read(w.readable); errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if w.failure != nil {
+			w.s.cfg.Logger.Warn("reading the radius socket", "error", w.failure)
+			w.failure = nil
 			time.Sleep(readPause) // an error that stays must not burn the CPU the other sockets need
+		}
+	}
+}
+
+// readable serves everything that has arrived and returns false to wait for more. The poller's loop calls it again
+// after each edge. A batch that was not full has seen the socket empty, so no edge is missed by not asking once more.
+func (w *worker) readable(fd uintptr) bool {
+	w.fd = fd
+	for !w.s.stopping.Load() {
+		n, errno := w.io.receive(fd)
+		switch errno {
+		case 0:
+		case unix.EINTR:
 			continue
+		case unix.EAGAIN:
+			return false
+		default:
+			w.failure = errno
+			return true
 		}
 		w.drain()
-		w.serve(w.buf[:n], w.oob.in[:oobn], peer)
+		for w.at = range n {
+			data, oob := w.io.datagram(w.at)
+			w.serve(data, oob, w.io.peer(w.at))
+		}
+		w.io.flush(fd)
+		if n < batchSize {
+			return false
+		}
 	}
+	return true
 }
 
 // serve takes one datagram through cache and pipeline.
@@ -149,7 +177,7 @@ func (w *worker) serve(datagram, oob []byte, peer netip.AddrPort) {
 		return
 	}
 	w.finishRun(w.run(pkt, w.accounting), e)
-	if w.sent++; w.sent%8 == 0 {
+	if w.served++; w.served%8 == 0 {
 		w.lane.took(max(0, waited+w.s.cfg.Now().Sub(now)))
 	}
 }
@@ -172,8 +200,10 @@ func (w *worker) finishRun(a action, e *entry) {
 }
 
 func (w *worker) send(reply []byte) {
-	// A failed send is like a lost datagram: the router asks again and the cache answers.
-	_, _, _ = w.conn.WriteMsgUDPAddrPort(reply, w.oob.reply(), w.src.peer)
+	if w.io.full(reply) {
+		w.io.flush(w.fd)
+	}
+	w.io.queue(w.at, reply, w.oob.reply())
 }
 
 // hold makes the request pending. It returns nil when the worker holds all it may.
