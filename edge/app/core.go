@@ -329,6 +329,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
 	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())
 	c.onStop("workers", c.group.Stop)
+	c.group.Go("memory", c.tidyLoop)
 	for _, m := range modules {
 		for _, w := range m.Workers {
 			c.group.Go(w.Name, func(ctx context.Context) error { return c.work(ctx, w) })

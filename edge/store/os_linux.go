@@ -47,14 +47,6 @@ func allocate(f *os.File, size int64) error {
 	return syscall.Fallocate(int(f.Fd()), 0, 0, size)
 }
 
-func totalRAM() uint64 {
-	var info syscall.Sysinfo_t
-	if err := syscall.Sysinfo(&info); err != nil {
-		return 0
-	}
-	return uint64(info.Totalram) * uint64(info.Unit)
-}
-
 // tame prepares one memtable log: its blocks are allocated, so that a store into the mapping cannot meet a full disk (SIGBUS), and its
 // mapping is advised as random, so that a page fault does not drag a whole read-ahead window into the next msync. Best effort: an
 // error costs flash or safety margin, never correctness.
@@ -71,8 +63,24 @@ func tame(path string) error {
 	return errors.Join(allocate(f, st.Size()), adviseRandom(path))
 }
 
+// Advice of madvise(2).
+const (
+	madvRandom  = 1
+	madvPageout = 21 // Linux 5.4; gives pages back without ever losing what they hold
+)
+
 func adviseRandom(path string) error {
-	const madvRandom = 1
+	return advise(func(name string) bool { return strings.HasSuffix(name, path) }, madvRandom)
+}
+
+// pageOut gives back the memory of the tables' mappings below dir: clean pages that a later read fetches again.
+func pageOut(dir string) error {
+	return advise(func(name string) bool { return strings.Contains(name, dir) && strings.HasSuffix(name, ".sst") }, madvPageout)
+}
+
+// advise gives the kernel advice on this process's mappings of the files that match. A mapping may go away meanwhile and its addresses be
+// used anew, so only advice that cannot lose data is allowed here.
+func advise(match func(name string) bool, advice uintptr) error {
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return err
@@ -81,7 +89,7 @@ func adviseRandom(path string) error {
 	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
 		span, rest, _ := strings.Cut(lines.Text(), " ")
-		if !strings.HasSuffix(rest, path) {
+		if !match(rest) {
 			continue
 		}
 		lo, hi, _ := strings.Cut(span, "-")
@@ -90,7 +98,7 @@ func adviseRandom(path string) error {
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), madvRandom); errno != 0 {
+		if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), advice); errno != 0 && errno != syscall.ENOMEM {
 			return errno
 		}
 	}

@@ -36,3 +36,7 @@ func (s *Store) Stats() Stats {
 	}
 	return st
 }
+
+// Relax gives back the memory that reading has mapped in: on a small board, after a start or a compaction, it is wanted elsewhere. Best
+// effort; what is needed again is read again.
+func (s *Store) Relax() { _ = pageOut(s.opts.Dir) }
