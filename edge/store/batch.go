@@ -1,9 +1,10 @@
 package store
 
-// Limits of one batch. They are the same on every node, whatever its memory, so that what one node commits every node can commit.
+// Limits of one batch, a little below Badger's own, which follow from the size of a memtable. They are the same on every node, so that what
+// one node commits every node can commit.
 const (
-	MaxBatchBytes = 300 << 10 // octets of Size; Badger's own limit with the smallest profile is 314,572
-	MaxBatchOps   = 3000      // operations; Badger's own limit with the smallest profile is 3,276
+	MaxBatchBytes = 300 << 10 // octets of Size; Badger's is 314,572
+	MaxBatchOps   = 3000      // operations; Badger's is 3,276
 	MaxKey        = 4 << 10   // octets of one key, keyspace prefix included
 	opOverhead    = 32        // octets per operation that Badger adds: timestamp, header, checksum
 )

@@ -9,11 +9,9 @@ import (
 	"github.com/dgraph-io/badger/v4/options"
 )
 
-// The profile for a board with 64 MB. Each figure is the outcome of a measurement; DESIGN.md in this folder says which.
+// The profile for a board with 64 MB, and for everything larger too: one profile is one behaviour. Each figure is the outcome of a measurement; DESIGN.md in this folder says which.
 const (
-	smallMemTable  = 2 << 20
-	largeMemTable  = 4 << 20 // from 512 MB of RAM
-	largeFrom      = 512 << 20
+	memTableSize   = 2 << 20
 	tableSize      = 256 << 10
 	levelSize      = 32 << 20
 	valueThreshold = 128 << 10 // above every value, so the value log stays empty and needs no collection
@@ -22,15 +20,11 @@ const (
 )
 
 func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
-	memTable := int64(smallMemTable)
-	if totalRAM() >= largeFrom {
-		memTable = largeMemTable
-	}
 	o := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log}).
 		WithReadOnly(readOnly).
 		WithSyncWrites(true).
-		WithMemTableSize(memTable).
+		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithBaseTableSize(tableSize).
 		WithBaseLevelSize(levelSize).

@@ -207,7 +207,7 @@ func (s *Store) openFull() (*handle, error) {
 }
 
 // tidyRoom is what Badger may need to open after a crash and to close again: two memtables as logs and as tables, and the manifest.
-const tidyRoom = 4*largeMemTable + 1<<20
+const tidyRoom = 8*memTableSize + 1<<20
 
 // openHandle opens Badger, twice if need be: a crash between creating and sizing a file leaves it with no octets, on which the first
 // attempt fails and which it mends.

@@ -210,6 +210,23 @@ func TestABatchBeyondTheLimitsIsRefusedWhole(t *testing.T) {
 	}
 }
 
+func TestTheMostOperationsAreOneTransaction(t *testing.T) {
+	t.Parallel()
+	s := open(t, Options{})
+	var b Batch
+	for i := range MaxBatchOps {
+		b.Put(fmt.Appendf(nil, "r/%d", i), nil)
+	}
+	if err := s.Commit(&b); err != nil {
+		t.Fatal(err)
+	}
+	sn := s.Snapshot()
+	defer sn.Close()
+	if got := len(list(t, sn, "r/", "")); got != MaxBatchOps {
+		t.Errorf("got %d keys, want %d", got, MaxBatchOps)
+	}
+}
+
 func TestTheLargestBatchIsOneTransactionAndSurvivesAFlush(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
