@@ -1,7 +1,6 @@
 package store
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -102,11 +101,12 @@ const (
 
 // guard watches the free space of one store, refuses what the disk cannot hold, and changes the store between reading and writing.
 type guard struct {
-	s      *Store
-	level  atomic.Int32
-	kick   chan struct{}
-	cancel context.CancelFunc
-	done   chan struct{}
+	s     *Store
+	level atomic.Int32
+	kick  chan struct{}
+	quit  chan struct{} // nil before start
+	done  chan struct{}
+	once  sync.Once // closes quit
 
 	mu       sync.Mutex
 	last     DiskState
@@ -126,8 +126,7 @@ func (g *guard) init(s *Store) {
 func (g *guard) ballastPath() string { return filepath.Join(g.s.opts.Dir, ballastFile) }
 
 func (g *guard) start() {
-	ctx, cancel := context.WithCancel(context.Background())
-	g.cancel, g.done = cancel, make(chan struct{})
+	g.quit, g.done = make(chan struct{}), make(chan struct{})
 	g.settle()
 	go func() {
 		defer close(g.done)
@@ -135,7 +134,7 @@ func (g *guard) start() {
 		defer tick.Stop()
 		for {
 			select {
-			case <-ctx.Done():
+			case <-g.quit:
 				return
 			case <-tick.C:
 				g.look()
@@ -147,8 +146,8 @@ func (g *guard) start() {
 }
 
 func (g *guard) stop() {
-	if g.cancel != nil {
-		g.cancel()
+	if g.quit != nil {
+		g.once.Do(func() { close(g.quit) })
 		<-g.done
 	}
 }

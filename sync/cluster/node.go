@@ -98,7 +98,8 @@ type Node struct {
 
 	leader  chan bool
 	events  chan event
-	cancel  context.CancelFunc
+	quit    chan struct{}
+	once    sync.Once // closes quit
 	done    chan struct{}
 	unwatch func()
 }
@@ -175,24 +176,23 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 	}
 	n := &Node{
 		conf: conf, machine: machine, log: conf.Logger,
-		changed: make(chan struct{}), leader: make(chan bool, 1), events: make(chan event, 16), done: make(chan struct{}),
+		changed: make(chan struct{}), leader: make(chan bool, 1), events: make(chan event, 16),
+		quit: make(chan struct{}), done: make(chan struct{}),
 	}
 	if machine.Store().DiskState().Level == store.DiskCritical {
 		n.parked = parkedDisk
 	} else if n.run, err = n.start(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	n.cancel = cancel
 	n.unwatch = machine.Store().WatchDisk(func(d store.DiskState) { n.post(event{disk: &d}) })
-	go n.supervise(ctx)
+	go n.supervise()
 	return n, nil
 }
 
 // Shutdown stops taking part and closes the log. Proposals that wait are answered ErrUnknownOutcome.
 func (n *Node) Shutdown() error {
 	n.unwatch()
-	n.cancel()
+	n.once.Do(func() { close(n.quit) })
 	<-n.done
 	n.mu.Lock()
 	run := n.run

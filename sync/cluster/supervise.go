@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"errors"
 	"syscall"
 	"time"
@@ -42,14 +41,14 @@ func (n *Node) post(e event) {
 }
 
 // supervise parks raft where going on would do harm, and begins a new life when a full disk has room again.
-func (n *Node) supervise(ctx context.Context) {
+func (n *Node) supervise() {
 	defer close(n.done)
 	tune := time.NewTicker(time.Minute)
 	defer tune.Stop()
 	failed := n.machine.Failed()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-n.quit:
 			return
 		case <-failed:
 			failed = nil
