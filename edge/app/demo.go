@@ -45,18 +45,17 @@ type demo struct {
 	board  *board
 	ready  atomic.Bool // claimed: the key and the lines to try are there
 
-	node               *Node
-	relay              *RelayNode
-	logs               []io.Closer
-	nodeAPI, relayAPI  *demoClient
-	link               *demoLink
-	hook               *demoHook
-	router             *routerSim
-	failed             chan error
-	work, traffic      sync.WaitGroup // helpers; the router
-	stopRouter         context.CancelFunc
-	stopWork, stopView context.CancelFunc
-	view               sync.WaitGroup
+	node              *Node
+	relay             *RelayNode
+	logs              []io.Closer
+	nodeAPI, relayAPI *demoClient
+	link              *demoLink
+	hook              *demoHook
+	router            *routerSim
+	failed            chan error
+	// What runs beside node and relay, in the order in which it stops: the router, who reads the node, link and receiver, the view.
+	traffic, looks, work, view               sync.WaitGroup
+	stopRouter, stopLook, stopWork, stopView context.CancelFunc
 }
 
 // Demo runs the whole product on loopback until ctx ends: a tower node, a relay with its broker, a simulated router that sends real RADIUS
@@ -94,12 +93,14 @@ func (d *demo) live(ctx context.Context) (err error) {
 	d.stopView = stopView
 	working, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	d.stopWork = stopWork
+	looking, stopLook := context.WithCancel(context.WithoutCancel(ctx))
+	d.stopLook = stopLook
 	defer func() { err = errors.Join(err, d.stop()) }()
 	d.show(showing)
 	if err := d.boot(ctx, working); err != nil {
 		return err
 	}
-	if err := d.open(ctx, working); err != nil {
+	if err := d.open(ctx, looking); err != nil {
 		return err
 	}
 	select {
@@ -182,7 +183,7 @@ func (d *demo) options(logFile string) (Options, error) {
 }
 
 // open claims both programs, registers the receiver, seeds the node and lets the router loose.
-func (d *demo) open(ctx, working context.Context) (err error) {
+func (d *demo) open(ctx, looking context.Context) (err error) {
 	if d.nodeAPI, err = d.claim(ctx, d.node.core, d.node.api.claims, d.node.URL(), &d.state.NodeKey); err != nil {
 		return err
 	}
@@ -201,8 +202,8 @@ func (d *demo) open(ctx, working context.Context) (err error) {
 		return err
 	}
 	d.ready.Store(true)
-	d.work.Go(func() { d.watchNode(working) })
-	d.work.Go(func() { d.watchUsage(working) })
+	d.looks.Go(func() { d.watchNode(looking) })
+	d.looks.Go(func() { d.watchUsage(looking) })
 	seed := &seeder{api: d.nodeAPI, state: d.state, save: func() error { return d.state.save(d.dir) }, people: d.people, added: d.admit}
 	return seed.run(ctx)
 }
@@ -285,6 +286,8 @@ func (d *demo) stop() error {
 		d.stopRouter()
 	}
 	d.traffic.Wait()
+	d.stopLook()
+	d.looks.Wait()
 	var errs []error
 	if d.node != nil {
 		errs = append(errs, d.node.Stop())

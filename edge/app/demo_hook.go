@@ -29,7 +29,8 @@ type demoHook struct {
 	srv   *http.Server
 
 	mu       sync.Mutex
-	new      int            // messages seen for the first time
+	fresh    int            // messages seen for the first time
+	busy     time.Time      // from when on the next fresh one is put off
 	waiting  map[string]int // attempts of messages that were put off
 	landed   map[string]bool
 	landings []string // the keys of landed, oldest first
@@ -39,7 +40,8 @@ const (
 	hookBody      = 1 << 20
 	hookTolerance = 5 * time.Minute // Standard Webhooks, "Verifying webhook authenticity"
 	hookKept      = 20_000          // ids to recognise repetition by
-	hookPutOff    = 37              // when flaky, every so many-th message is put off at first
+	hookPutOff    = 45 * time.Second
+	hookFirstOff  = 60 // messages before the first is put off
 )
 
 func listenHook(addr string, secret edge.Secret, flaky bool, b *board) (*demoHook, error) {
@@ -129,9 +131,9 @@ func (h *demoHook) take(id string) (attempts int, putOff, again bool) {
 	}
 	attempts = h.waiting[id] + 1
 	if attempts == 1 {
-		h.new++
-		if h.flaky && h.new%hookPutOff == 3 && len(h.waiting) < hookKept {
-			h.waiting[id] = 1
+		h.fresh++
+		if now := h.now(); h.flaky && h.fresh > hookFirstOff && now.After(h.busy) && len(h.waiting) < hookKept {
+			h.waiting[id], h.busy = 1, now.Add(hookPutOff)
 			return 1, true, false
 		}
 	}
@@ -154,7 +156,6 @@ func eventOf(body []byte) (name, about string) {
 				Username string `json:"username"`
 				Login    string `json:"login"`
 				Code     string `json:"code"`
-				Status   string `json:"status"`
 			} `json:"object"`
 			Changed struct {
 				Login  string `json:"login"`
@@ -166,7 +167,7 @@ func eventOf(body []byte) (name, about string) {
 		return "?", ""
 	}
 	o := e.Data.Object
-	for _, s := range []string{o.Name, o.Username, o.Login, e.Data.Changed.Login, o.Code, o.Status, e.Data.Changed.Reason} {
+	for _, s := range []string{o.Name, o.Username, o.Login, e.Data.Changed.Login, o.Code, e.Data.Changed.Reason} {
 		if s != "" {
 			return wire.EventName(e.Type), s
 		}

@@ -110,7 +110,7 @@ func demoPeople(seed uint64, count int) []person {
 			p.plan = minutePlan
 		case wrongMethod:
 			p.chap = true
-		case wrongPassword, misspelled:
+		case wrongPassword, misspelled, terminated:
 			p.chap = false
 		}
 		// Most lines idle most of the time: the mean load is a small part of the rate.

@@ -39,10 +39,12 @@ func (s *clusterStream) Marks() uplink.Marks {
 }
 
 func (s *clusterStream) Read(_ context.Context, after uint64, maxBytes int) ([]wire.Item, uint64, error) {
-	rows, upto, err := s.exec.Events(s.name.Tenant, after, maxBytes)
-	if err != nil {
+	rows, _, err := s.exec.Events(s.name.Tenant, after, maxBytes)
+	if err != nil || len(rows) == 0 {
 		return nil, after, err
 	}
+	// Not the state's version, which other tenants move: what the relay acknowledges must not lie beyond Marks().Last.
+	upto := rows[len(rows)-1].Position
 	items := make([]wire.Item, len(rows))
 	for i, row := range rows {
 		if items[i], err = wire.NewItem(s.name.Source, row, ""); err != nil {
