@@ -25,13 +25,25 @@ type batch struct {
 	data  [batchSize][]byte
 	ctl   [batchSize][controlRoom]byte
 
-	out    [batchSize]mmsghdr
-	to     [batchSize]unix.RawSockaddrInet6
-	outVec [batchSize]unix.Iovec
-	outCtl [batchSize][controlRoom]byte
-	arena  []byte // replies of the batch, one after the other
-	queued int
-	lost   uint64 // replies the kernel refused
+	replies [batchSize]queued
+	n       int    // replies queued
+	arena   []byte // their octets, one after the other
+	out     [batchSize]mmsghdr
+	outVec  [batchSize]unix.Iovec
+	segment []byte // control message UDP_SEGMENT
+	plain   bool   // this kernel or device does not segment
+	lost    uint64 // replies the kernel refused
+}
+
+// queued is a reply that waits for flush.
+type queued struct {
+	to      unix.RawSockaddrInet6
+	toLen   uint32
+	off     int
+	size    int
+	control int // octets of ctl in use
+	ctl     [controlRoom]byte
+	message int // in which message it is; -1 once sent or given up
 }
 
 // mmsghdr is struct mmsghdr of sendmmsg(2).
@@ -40,8 +52,9 @@ type mmsghdr struct {
 	n   uint32
 }
 
-func newBatch(size int) *batch {
-	b := &batch{arena: make([]byte, 0, 16*size)}
+// newBatch makes room for datagrams of size octets. segments says that the kernel knows UDP_SEGMENT.
+func newBatch(size int, segments bool) *batch {
+	b := &batch{arena: make([]byte, 0, 16*size), plain: !segments}
 	slab := make([]byte, batchSize*size)
 	for i := range b.in {
 		b.data[i] = slab[i*size : (i+1)*size]
@@ -52,12 +65,11 @@ func newBatch(size int) *batch {
 		in.Iov = &b.inVec[i]
 		in.SetIovlen(1)
 		in.Control = &b.ctl[i][0]
-		out := &b.out[i].hdr
-		out.Name = (*byte)(unsafe.Pointer(&b.to[i]))
-		out.Iov = &b.outVec[i]
-		out.SetIovlen(1)
-		out.Control = &b.outCtl[i][0]
 	}
+	b.segment = make([]byte, unix.CmsgSpace(2))
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&b.segment[0]))
+	h.Level, h.Type = unix.IPPROTO_UDP, unix.UDP_SEGMENT
+	h.SetLen(unix.CmsgLen(2))
 	return b
 }
 
@@ -93,34 +105,98 @@ func (b *batch) peer(i int) netip.AddrPort {
 
 // full says that flush must come before a reply is queued.
 func (b *batch) full(reply []byte) bool {
-	return b.queued == batchSize || len(b.arena)+len(reply) > cap(b.arena)
+	return b.n == batchSize || len(b.arena)+len(reply) > cap(b.arena)
 }
 
 // queue keeps a reply to datagram i until flush.
 func (b *batch) queue(i int, reply, oob []byte) {
-	start := len(b.arena)
+	q := &b.replies[b.n]
+	b.n++
+	q.to, q.toLen = b.peers[i], b.in[i].hdr.Namelen
+	q.off, q.size = len(b.arena), len(reply)
+	q.control = copy(q.ctl[:], oob)
+	q.message = 0
 	b.arena = append(b.arena, reply...)
-	o := &b.out[b.queued].hdr
-	b.to[b.queued], o.Namelen = b.peers[i], b.in[i].hdr.Namelen
-	b.outVec[b.queued].Base = &b.arena[start]
-	b.outVec[b.queued].SetLen(len(reply))
-	o.SetControllen(copy(b.outCtl[b.queued][:], oob))
-	b.queued++
 }
 
 // flush sends what is queued. A reply the kernel refuses is as a lost datagram: the router asks again, and the cache
 // answers; the others are sent all the same.
 func (b *batch) flush(fd uintptr) {
-	for sent := 0; sent < b.queued; {
-		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[sent])), uintptr(b.queued-sent), 0, 0, 0)
+	for messages := b.plan(); messages > 0; messages = b.plan() {
+		n, _, errno := unix.RawSyscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&b.out[0])), uintptr(messages), 0, 0, 0)
 		switch {
 		case errno == unix.EINTR:
+			b.settle(0)
+		case errno != 0 && b.out[0].hdr.Iovlen > 1:
+			b.plain = true // segmentation is not to be had here: plan again without
+			b.settle(0)
 		case errno != 0:
 			b.lost++
-			sent++
+			b.settle(1)
 		default:
-			sent += int(n)
+			b.settle(int(n))
 		}
 	}
-	b.queued, b.arena = 0, b.arena[:0]
+	b.n, b.arena = 0, b.arena[:0]
+}
+
+// maxSegment is the largest reply that segmentation may carry: with headers it must fit any path.
+const maxSegment = 1200
+
+// plan lays out the messages for the replies not sent yet and returns how many there are. Replies of one size to one
+// router become one message, which the kernel cuts into datagrams behind its routing and socket work (UDP_SEGMENT):
+// after a power cut a router asks with 256 requests at once, and most answers are alike.
+func (b *batch) plan() (messages int) {
+	vec := 0
+	for i := range b.replies[:b.n] {
+		first := &b.replies[i]
+		if first.message != 0 {
+			continue
+		}
+		messages++
+		begin := vec
+		for j := i; j < b.n; j++ {
+			q := &b.replies[j]
+			if j > i && !(q.message == 0 && q.alike(first) && !b.plain && q.size <= maxSegment) {
+				continue
+			}
+			q.message = messages
+			b.outVec[vec].Base = &b.arena[q.off]
+			b.outVec[vec].SetLen(q.size)
+			vec++
+		}
+		o := &b.out[messages-1].hdr
+		o.Name, o.Namelen = (*byte)(unsafe.Pointer(&first.to)), first.toLen
+		o.Iov = &b.outVec[begin]
+		o.SetIovlen(vec - begin)
+		control := first.control
+		if vec-begin > 1 {
+			binary.NativeEndian.PutUint16(b.segment[unix.CmsgLen(0):], uint16(first.size))
+			control += copy(first.ctl[control:], b.segment)
+		}
+		o.Control = nil
+		if control > 0 {
+			o.Control = &first.ctl[0]
+		}
+		o.SetControllen(control)
+	}
+	return messages
+}
+
+// alike reports whether two replies differ in their octets alone.
+func (q *queued) alike(o *queued) bool {
+	return q.size == o.size && q.to == o.to && q.control == o.control && string(q.ctl[:q.control]) == string(o.ctl[:o.control])
+}
+
+// settle marks the replies of the first n messages as done and makes the rest unplanned.
+func (b *batch) settle(n int) {
+	for i := range b.replies[:b.n] {
+		if q := &b.replies[i]; q.message > 0 {
+			if q.message <= n {
+				q.message = -1
+			} else {
+				q.message = 0
+			}
+		}
+	}
 }

@@ -95,6 +95,16 @@ func prepare(fd, buffer int, wildcard bool) (int, error) {
 	return size / 2, err // the kernel doubles it for its own bookkeeping
 }
 
+// segments reports whether the kernel knows UDP_SEGMENT (Linux 4.18). An older one would ignore the control message and
+// send all replies of a message as one datagram.
+func segments(c *net.UDPConn) bool {
+	rc, err := c.SyscallConn()
+	return err == nil && onSocket(rc, func(fd int) error {
+		_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+		return err
+	}) == nil
+}
+
 // controlRoom holds every control message we ask for, on 32 and 64 bits.
 const controlRoom = 128
 
