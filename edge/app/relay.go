@@ -104,7 +104,10 @@ func (r *RelayNode) Start() error {
 	r.onStop("relay", r.relay.Stop)
 	ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
 	defer cancel()
-	return r.cluster.WaitLeader(ctx)
+	if err := r.cluster.WaitLeader(ctx); err != nil {
+		r.log.Warn("no leader yet; reads are served", "error", err)
+	}
+	return nil
 }
 
 // Stop closes everything, last opened first.

@@ -1,0 +1,348 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+)
+
+// member is one name and value of a JSON object, in the order the server sent them.
+type member struct {
+	name string
+	val  any
+}
+
+// object keeps the order of a JSON object's members.
+type object []member
+
+func (o object) get(name string) (any, bool) {
+	for _, m := range o {
+		if m.name == name {
+			return m.val, true
+		}
+	}
+	return nil, false
+}
+
+// parse reads JSON into object, []any, string, json.Number, bool or nil.
+func parse(raw []byte) (any, error) {
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	return parseValue(dec)
+}
+
+func parseValue(dec *json.Decoder) (any, error) {
+	tok, err := dec.Token()
+	if err != nil {
+		return nil, err
+	}
+	switch tok {
+	case json.Delim('{'):
+		o := object{}
+		for dec.More() {
+			name, err := dec.Token()
+			if err != nil {
+				return nil, err
+			}
+			val, err := parseValue(dec)
+			if err != nil {
+				return nil, err
+			}
+			o = append(o, member{name.(string), val})
+		}
+		_, err := dec.Token()
+		return o, err
+	case json.Delim('['):
+		list := []any{}
+		for dec.More() {
+			val, err := parseValue(dec)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, val)
+		}
+		_, err := dec.Token()
+		return list, err
+	}
+	return tok, nil
+}
+
+// show prints a value of ours as if the API had sent it.
+func (c *cli) show(v any) error {
+	raw, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return c.print(raw)
+}
+
+// print writes an answer in the form that -o asks for.
+func (c *cli) print(raw []byte) error {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil
+	}
+	v, err := parse(raw)
+	if err != nil {
+		return fmt.Errorf("read the answer: %w", err)
+	}
+	switch c.output {
+	case "json":
+		var b bytes.Buffer
+		if err := json.Indent(&b, raw, "", "  "); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(c.std.out, b.String())
+	case "jsonl":
+		err = c.printLines(raw)
+	case "yaml":
+		var b strings.Builder
+		yamlValue(&b, v, 0, false)
+		_, err = io.WriteString(c.std.out, strings.TrimPrefix(b.String(), "\n"))
+	case "name":
+		for _, row := range rowsOf(v) {
+			if id, ok := row.get("id"); ok {
+				_, err = fmt.Fprintln(c.std.out, cell(id))
+			}
+		}
+	case "table", "":
+		err = c.printTable(v)
+	default:
+		err = usageError("-o takes table, json, yaml, jsonl or name")
+	}
+	return err
+}
+
+func (c *cli) printLines(raw []byte) error {
+	var page struct {
+		Data []json.RawMessage `json:"data"`
+	}
+	if json.Unmarshal(raw, &page) != nil || page.Data == nil {
+		page.Data = []json.RawMessage{raw}
+	}
+	for _, item := range page.Data {
+		var b bytes.Buffer
+		if err := json.Compact(&b, item); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(c.std.out, b.String()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// rowsOf returns the records of a page, or the one record.
+func rowsOf(v any) []object {
+	o, ok := v.(object)
+	if !ok {
+		return nil
+	}
+	data, isPage := o.get("data")
+	list, isList := data.([]any)
+	if !isPage || !isList {
+		return []object{o}
+	}
+	rows := []object{}
+	for _, item := range list {
+		if row, ok := item.(object); ok {
+			rows = append(rows, row)
+		}
+	}
+	return rows
+}
+
+func (c *cli) printTable(v any) error {
+	o, ok := v.(object)
+	if !ok {
+		_, err := fmt.Fprintln(c.std.out, cell(v))
+		return err
+	}
+	if text, ok := o.get("text"); ok && strings.Contains(fmt.Sprint(text), "\n") { // made to be pasted
+		for line := range strings.SplitSeq(strings.TrimRight(fmt.Sprint(text), "\n"), "\n") {
+			if _, err := fmt.Fprintln(c.std.out, cell(line)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(c.std.out, 0, 8, 2, ' ', 0)
+	if _, isPage := o.get("data"); isPage {
+		c.pageTable(w, o)
+	} else {
+		recordTable(w, "", o)
+	}
+	return w.Flush()
+}
+
+// quiet are the members that a table leaves out unless asked for.
+var quiet = []string{"tenant_id", "version", "created_at", "created_by", "updated_at", "updated_by", "metadata", "tags", "external_id", "archived_at"}
+
+// maxColumns keeps a table within a terminal.
+const maxColumns = 8
+
+func (c *cli) pageTable(w io.Writer, page object) {
+	rows := rowsOf(page)
+	if len(rows) == 0 {
+		_, _ = fmt.Fprintln(c.std.err, "Nothing found.")
+		return
+	}
+	cols := c.columns
+	if len(cols) == 0 {
+		for _, row := range rows {
+			for _, m := range row {
+				if _, nested := m.val.(object); !nested && !slices.Contains(quiet, m.name) && !slices.Contains(cols, m.name) && len(cols) < maxColumns {
+					cols = append(cols, m.name)
+				}
+			}
+		}
+	}
+	if !c.noHead {
+		_, _ = fmt.Fprintln(w, strings.ToUpper(strings.Join(cols, "\t")))
+	}
+	for _, row := range rows {
+		cells := make([]string, len(cols))
+		for i, col := range cols {
+			cells[i] = "-"
+			if val, ok := row.get(col); ok {
+				cells[i] = cell(val)
+			}
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	if next, ok := page.get("next_cursor"); ok {
+		_, _ = fmt.Fprintf(c.std.err, "More follows: --cursor %s, or --all\n", cell(next))
+	}
+}
+
+func recordTable(w io.Writer, prefix string, o object) {
+	for _, m := range o {
+		switch val := m.val.(type) {
+		case object:
+			recordTable(w, prefix+m.name+".", val)
+		case []any:
+			if len(val) > 0 && isObject(val[0]) {
+				for i, item := range val {
+					if row, ok := item.(object); ok {
+						recordTable(w, fmt.Sprintf("%s%s[%d].", prefix, m.name, i), row)
+					}
+				}
+				continue
+			}
+			_, _ = fmt.Fprintf(w, "%s%s\t%s\n", prefix, m.name, cell(val))
+		default:
+			_, _ = fmt.Fprintf(w, "%s%s\t%s\n", prefix, m.name, cell(val))
+		}
+	}
+}
+
+func isObject(v any) bool { _, ok := v.(object); return ok }
+
+// cell is a value on one line. Control characters are escaped: a name from a record must not drive the terminal.
+func cell(v any) string {
+	switch val := v.(type) {
+	case nil:
+		return "-"
+	case string:
+		if val == "" {
+			return "-"
+		}
+		if !needsEscape(val) {
+			return val
+		}
+		q := strconv.Quote(val)
+		return strings.ReplaceAll(q[1:len(q)-1], `\"`, `"`)
+	case []any:
+		parts := make([]string, len(val))
+		for i, item := range val {
+			parts[i] = cell(item)
+		}
+		if len(parts) == 0 {
+			return "-"
+		}
+		return strings.Join(parts, ",")
+	case object:
+		parts := make([]string, len(val))
+		for i, m := range val {
+			parts[i] = m.name + "=" + cell(m.val)
+		}
+		return strings.Join(parts, " ")
+	default:
+		return fmt.Sprint(val)
+	}
+}
+
+func needsEscape(s string) bool {
+	return strings.ContainsFunc(s, func(r rune) bool { return !strconv.IsPrint(r) })
+}
+
+// yamlValue writes block YAML. Strings that could be read as something else are quoted as JSON, which is YAML too.
+func yamlValue(b *strings.Builder, v any, depth int, inList bool) {
+	pad := strings.Repeat("  ", depth)
+	switch val := v.(type) {
+	case object:
+		if len(val) == 0 {
+			b.WriteString(" {}\n")
+			return
+		}
+		for i, m := range val {
+			if i > 0 || !inList {
+				if i == 0 {
+					b.WriteString("\n")
+				}
+				b.WriteString(pad)
+			}
+			b.WriteString(yamlString(m.name) + ":")
+			yamlValue(b, m.val, depth+1, false)
+		}
+	case []any:
+		if len(val) == 0 {
+			b.WriteString(" []\n")
+			return
+		}
+		b.WriteString("\n")
+		for _, item := range val {
+			b.WriteString(strings.Repeat("  ", max(depth-1, 0)) + "- ")
+			if isObject(item) {
+				yamlValue(b, item, max(depth, 1), true)
+			} else {
+				var s strings.Builder
+				yamlValue(&s, item, depth, false)
+				b.WriteString(strings.TrimPrefix(s.String(), " "))
+			}
+		}
+	case nil:
+		b.WriteString(" null\n")
+	case string:
+		b.WriteString(" " + yamlString(val) + "\n")
+	default:
+		b.WriteString(" " + fmt.Sprint(val) + "\n")
+	}
+}
+
+func yamlString(s string) string {
+	plain := s != "" && !slices.Contains([]string{"true", "false", "null", "yes", "no", "on", "off", "~"}, strings.ToLower(s))
+	for i, r := range s {
+		ok := r == '_' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || i > 0 && (r == '-' || r == '.' || r == '/' || r >= '0' && r <= '9')
+		plain = plain && ok
+	}
+	if plain {
+		return s
+	}
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return `""`
+	}
+	return string(raw)
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"wispgate/edge"
+	"wispgate/edge/app"
+)
+
+// stdio is where a command reads and writes: results to out, everything else to err.
+type stdio struct {
+	in  io.Reader
+	out io.Writer
+	err io.Writer
+}
+
+const long = `wispgate authenticates subscribers at a tower, with or without uplink, and serves one API over billing, CRM, AAA and inventory.
+
+It is daemon and client in one. Start with "wispgate demo" to see the whole product on loopback.
+
+Exit codes: 0 ok, 1 failed, 2 usage or invalid input, 3 not allowed, 4 not found, 5 unreachable or unavailable, 6 conflict.`
+
+// run executes one command line and returns its exit code.
+func run(ctx context.Context, args []string, std stdio) int {
+	cli := &cli{std: std, env: os.Getenv}
+	root := cli.root()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	return cli.fail(err)
+}
+
+// cli is one invocation.
+type cli struct {
+	std     stdio
+	env     func(string) string
+	target  target
+	output  string
+	columns []string
+	noHead  bool
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use: "wispgate", Short: "Keep a tower in business when the backhaul is dead", Long: long,
+		SilenceErrors: true, SilenceUsage: true, Version: version,
+	}
+	root.SetIn(c.std.in)
+	root.SetOut(c.std.out)
+	root.SetErr(c.std.err)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError(fmt.Sprintf("%s. Run %q for what it takes", err, cmd.CommandPath()+" --help"))
+	})
+	f := root.PersistentFlags()
+	f.StringVarP(&c.output, "output", "o", "table", "form of results: table, json, yaml, jsonl or name")
+	f.StringSliceVar(&c.columns, "columns", nil, "columns of a table, in order")
+	f.BoolVar(&c.noHead, "no-headers", false, "leave out a table's first line")
+	c.target.flags(f)
+	root.AddGroup(
+		&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "ask", Title: "Ask and operate:"},
+		&cobra.Group{ID: "api", Title: "The API, by domain:"}, &cobra.Group{ID: "tool", Title: "Tools:"},
+	)
+	root.SetHelpCommandGroupID("tool")
+	root.SetCompletionCommandGroupID("tool")
+	root.AddCommand(c.serveCmd(), c.relayCmd(), c.demoCmd())
+	root.AddCommand(c.statusCmd(), c.explainCmd(), c.radiusCmd(), c.keyCmd(), c.webhookCmd(), c.auditCmd(), c.profileCmd())
+	for _, domain := range c.domainCmds(app.Declarations()) {
+		if own, _, err := root.Find([]string{domain.Name()}); err == nil && own != root { // the relay's records stand under the program's own word
+			own.AddCommand(domain.Commands()...)
+			continue
+		}
+		root.AddCommand(domain)
+	}
+	root.AddCommand(c.benchCmd(), c.certCmd(), c.configCmd(), c.supportCmd(), c.versionCmd())
+	refuseUnknown(root)
+	return root
+}
+
+// refuseUnknown makes commands that only group others refuse a word they do not know, instead of answering with their help.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		refuseUnknown(sub)
+	}
+	if cmd.Runnable() || !cmd.HasSubCommands() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+		cmd.SuggestionsMinimumDistance = 2
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			text += "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+		return usageError(text)
+	}
+}
+
+func (c *cli) versionCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print version, commit and platform", GroupID: "tool", Args: takes(),
+		RunE: func(*cobra.Command, []string) error { return c.show(app.Version(version, commit)) },
+	}
+}
+
+// usageError is a mistake on the command line.
+func usageError(text string) error {
+	return &edge.Error{Kind: edge.Invalid, Code: "usage", Message: text}
+}
+
+// fail prints the error and returns the exit code of its kind. With -o json it is a problem document.
+func (c *cli) fail(err error) int {
+	var e *edge.Error
+	if !errors.As(err, &e) {
+		if strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)") {
+			e = &edge.Error{Kind: edge.Invalid, Code: "usage", Message: err.Error()}
+		} else {
+			e = &edge.Error{Kind: edge.Internal, Code: "failed", Message: err.Error()}
+		}
+	}
+	if c.output == "json" || c.output == "jsonl" {
+		_ = writeJSON(c.std.err, e)
+	} else {
+		_, _ = fmt.Fprintln(c.std.err, "wispgate:", describe(e))
+	}
+	return e.Kind.ExitCode()
+}
+
+// describe is the error as a person reads it: what, where, what to do.
+func describe(e *edge.Error) string {
+	var b strings.Builder
+	b.WriteString(strings.TrimSuffix(e.Message, "."))
+	for _, f := range e.Fields {
+		fmt.Fprintf(&b, "\n  %s %s", strings.TrimPrefix(f.Pointer, "/"), f.Reason)
+		if f.Fix != "" {
+			b.WriteString(": " + f.Fix)
+		}
+	}
+	if e.Fix != "" {
+		b.WriteString("\n  " + e.Fix)
+	}
+	if e.Code != "usage" && e.Code != "failed" {
+		b.WriteString("\n  (" + e.Code + ")")
+	}
+	return b.String()
+}
