@@ -200,7 +200,7 @@ func (s *Server) Start(ctx context.Context) error {
 	}
 	for _, ln := range s.listeners {
 		s.wg.Go(func() {
-			if err := s.app.Server().Serve(ln); err != nil {
+			if err := s.app.Server().Serve(ln); err != nil && s.base.Err() == nil {
 				s.log.Error("listener ended", "address", ln.Addr().String(), "error", err)
 			}
 		})
@@ -233,6 +233,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	err := s.app.Server().ShutdownWithContext(ctx)
 	s.floods.flush()
 	s.cancel()
+	s.mu.Lock()
+	for _, ln := range s.listeners { // fasthttp knows only those whose Serve had begun
+		_ = ln.Close()
+	}
+	s.mu.Unlock()
 	s.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("gateway: shut down: %w", err)
