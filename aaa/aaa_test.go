@@ -46,14 +46,17 @@ func (lateVault) VerifyDigest(digest, plaintext string) (bool, error) {
 	return vault.VerifyDigest(digest, plaintext)
 }
 
-func newWorld(t testing.TB) *world { return openWorld(t, t.TempDir()) }
+func newWorld(tb testing.TB) *world {
+	tb.Helper()
+	return openWorld(tb, tb.TempDir())
+}
 
-func openWorld(t testing.TB, dir string) *world {
-	t.Helper()
-	w := &world{t: t, a: edgetest.Actor("hill"), trust: true}
+func openWorld(tb testing.TB, dir string) *world {
+	tb.Helper()
+	w := &world{t: tb, a: edgetest.Actor("hill"), trust: true}
 	w.index = aaa.NewIndex(lateVault{w}, func() bool { return w.trust }, slog.New(slog.DiscardHandler))
 	m := aaa.Module(aaa.Deps{Index: w.index, Trusted: func() bool { return w.trust }})
-	w.Harness = edgetest.Open(t, dir, edgetest.Modules(m))
+	w.Harness = edgetest.Open(tb, dir, edgetest.Modules(m))
 	w.index.OnRouters(func(list []*radiusd.NAS) { w.nas = list })
 	return w
 }

@@ -72,14 +72,14 @@ var SetAccess = edge.Command[AccessInput, Access]{
 			return a, err
 		}
 		if !found {
-			a.Meta.ID = id
+			a.ID = id
 		}
 		next := in.AccessTerms
 		next.Reasons = slices.Sorted(slices.Values(next.Reasons))
 		if next.ValidUntil != nil {
 			next.ValidUntil = new(next.ValidUntil.UTC())
 		}
-		if found && a.AccessTerms.equal(next) {
+		if found && a.equal(next) {
 			return a, nil
 		}
 		a.AccessTerms = next

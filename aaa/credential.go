@@ -147,7 +147,7 @@ var credentialSecrets = &edge.Table[CredentialSecret]{
 }
 
 // maxCredentials bounds the logins of one subscription, so that a change of its access fits one commit.
-const maxCredentials = 32
+const maxCredentials = 24
 
 // CredentialCreated says that a subscription has a new login.
 type CredentialCreated struct {

@@ -44,7 +44,7 @@ var CreateCredential = edge.Command[NewCredential, Credential]{
 	},
 	Handle: func(tx edge.Tx, in NewCredential) (Credential, error) {
 		c := Credential{
-			Meta: in.Common.Meta(tx.NewID(credentials.Prefix)), Type: in.Type, Scheme: in.Scheme, SubscriptionID: in.SubscriptionID,
+			Meta: in.Meta(tx.NewID(credentials.Prefix)), Type: in.Type, Scheme: in.Scheme, SubscriptionID: in.SubscriptionID,
 			MaxSessions: 1, MACBinding: in.MACBinding, StaticIP: in.StaticIP, StaticPD: in.StaticPD, AllowedNAS: in.AllowedNAS,
 			ValidFrom: in.ValidFrom, ValidUntil: in.ValidUntil, Status: CredentialStatusActive,
 		}
@@ -176,10 +176,10 @@ var UpdateCredential = edge.Command[CredentialChange, Credential]{
 	},
 }
 
-// replace sets an optional member, or removes it when clear names it.
-func replace[T any](to **T, from *T, name string, clear []string) {
+// replace sets an optional member, or takes it away when removed names it.
+func replace[T any](to **T, from *T, name string, removed []string) {
 	switch {
-	case slices.Contains(clear, name):
+	case slices.Contains(removed, name):
 		*to = nil
 	case from != nil:
 		*to = from
@@ -356,7 +356,7 @@ type CredentialFilter struct {
 var ListCredentials = edge.Query[CredentialFilter, edge.Page[Credential]]{
 	Name: "aaa.credential.list", Scope: "aaa:read", Class: edge.Read, Summary: "List logins",
 	Handle: func(v edge.View, in CredentialFilter) (edge.Page[Credential], error) {
-		index, key, err := oneFilter("subscription_id", string(in.SubscriptionID), "username", in.Username, "static_ip", in.StaticIP, "external_id", in.ExternalID)
+		index, key, err := oneFilter(filter{"subscription_id", string(in.SubscriptionID)}, filter{"username", in.Username}, filter{"static_ip", in.StaticIP}, filter{"external_id", in.ExternalID})
 		if err != nil {
 			return edge.Page[Credential]{}, err
 		}

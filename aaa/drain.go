@@ -19,14 +19,16 @@ import (
 type JournalFact struct {
 	Seq     uint64
 	Kind    uint16
-	Trusted bool   // the node's clock was good when it was written
-	Payload []byte // valid during the visit
+	Trusted bool          // the node's clock was good when it was written
+	Boot    string        // names the run of the machine in which it was written; "" if unknown
+	Mono    time.Duration // since that run began, whatever the clock was set to meanwhile
+	Payload []byte        // valid during the visit
 }
 
 // Journal is this node's journal of facts, as far as a drainer needs it. Sequence numbers begin at 1.
 type Journal interface {
-	// Read visits durable records from a sequence number (0: the oldest kept) and at most max of them; it returns where to go on.
-	Read(from uint64, max int, visit func(JournalFact) error) (next uint64, err error)
+	// Read visits durable records from a sequence number (0: the oldest kept) and at most most of them; it returns where to go on.
+	Read(from uint64, most int, visit func(JournalFact) error) (next uint64, err error)
 	// Wait returns when a record with the sequence number is durable.
 	Wait(ctx context.Context, seq uint64) error
 	// Incarnation names this journal: a new disk begins another one.
@@ -64,25 +66,27 @@ type run struct {
 
 // Run drains until ctx ends. It is the body of a Worker: an error is retried by its supervisor, from the last durable position.
 func (d *Drainer) Run(ctx context.Context, x edge.Executor) error {
+	err := d.drain(ctx, x)
+	if ctx.Err() != nil {
+		return nil // the end, not a failure
+	}
+	return err
+}
+
+func (d *Drainer) drain(ctx context.Context, x edge.Executor) error {
 	pos, err := d.resume(ctx, x)
 	if err != nil {
 		return err
 	}
-	for reads := 0; ; {
+	for reads := 1; ; reads++ {
 		next, records, err := d.drainOnce(ctx, x, pos)
 		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
 			return err
 		}
-		if records > 0 {
-			reads++
-		}
 		idle := records < drainRead
-		if next != pos && (idle || reads%drainIdle == 0) {
+		if next-1 > d.position.Load() && (idle || reads%drainIdle == 0) {
 			if err := d.mark(ctx, x, edge.System, next-1, nil); err != nil {
-				return ignoreEnd(ctx, err)
+				return err
 			}
 			d.position.Store(next - 1)
 		}
@@ -91,16 +95,9 @@ func (d *Drainer) Run(ctx context.Context, x edge.Executor) error {
 			continue
 		}
 		if err := d.Journal.Wait(ctx, pos); err != nil {
-			return ignoreEnd(ctx, err)
+			return err
 		}
 	}
-}
-
-func ignoreEnd(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
-	}
-	return err
 }
 
 // resume asks how far the journal was drained.
@@ -234,11 +231,14 @@ func (d *Drainer) fact(jf JournalFact) (tenant string, f Fact, ok bool) {
 	tenant = string(r.Tenant)
 	f = Fact{
 		Seq: jf.Seq, Status: status, NAS: edge.ID(r.NAS), AcctSessionID: text(r.SessionID), Login: factLogin(r.UserName),
-		At: happened(&r, jf.Trusted), HasSeconds: r.Flags&acct.HasSessionTime != 0, Seconds: r.SessionTime,
+		At: happened(&r, jf.Trusted), Trusted: jf.Trusted, HasSeconds: r.Flags&acct.HasSessionTime != 0, Seconds: r.SessionTime,
 		HasOctets: r.Flags&(acct.HasInput|acct.HasOutput) != 0, Gigawords: r.Flags&acct.HasGigawords != 0,
 		In: r.InputOctets, Out: r.OutputOctets, Cause: r.TerminateCause, MAC: r.MAC.String(),
 		IP: addr(r.FramedIP), IPv6: addr(r.Framed6), PD: addr(r.Delegated),
 		Port: r.NASPort, PortID: text(r.NASPortID), CalledStation: text(r.CalledStation),
+	}
+	if jf.Boot != "" {
+		f.Boot, f.Mono = jf.Boot[:min(len(jf.Boot), 8)], int64(jf.Mono/time.Second)-int64(min(r.DelayTime, maxDelay))
 	}
 	if f.AcctSessionID == "" { // against RFC 2866 section 5.5, yet its usage counts
 		f.AcctSessionID = "none/" + f.MAC + "/" + f.PortID
@@ -251,10 +251,13 @@ func (d *Drainer) fact(jf JournalFact) (tenant string, f Fact, ok bool) {
 	return tenant, f, known && tenant != "" && f.NAS.Valid()
 }
 
+// maxDelay bounds what Acct-Delay-Time is believed, in seconds: a week.
+const maxDelay = 7 * 24 * 3600
+
 // happened is when the NAS says it was: its Event-Timestamp where that is sane, else the arrival less the delay it names.
 func happened(r *acct.Record, trusted bool) int64 {
 	const tooOld, ahead = 24 * 3600, 60 // seconds
-	at := r.Arrived/int64(time.Second) - int64(min(r.DelayTime, 7*24*3600))
+	at := r.Arrived/int64(time.Second) - int64(min(r.DelayTime, maxDelay))
 	if r.Flags&acct.HasEventTime == 0 {
 		return at
 	}

@@ -110,6 +110,7 @@ func newDrainer(j aaa.Journal) *aaa.Drainer {
 
 // supervise runs a worker as the node does: again after an error.
 func supervise(t *testing.T, x edge.Executor, d *aaa.Drainer) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -189,6 +190,47 @@ func TestARunTooLargeForAnEntryIsHalved(t *testing.T) {
 	if w.Version() < 3 { // two halves and the platform's mark
 		t.Errorf("drained in %d entries, so nothing was too large", w.Version())
 	}
+}
+
+func TestAReadThatEndsTheJournalExactlyIsMarked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	j := newMemory()
+	for range 500 { // as many as are read at once
+		j.append([]byte("x not accounting"))
+	}
+	d := newDrainer(j)
+	stop := supervise(t, w.Exec, d)
+	defer stop()
+	edgetest.Eventually(t, 10*time.Second, func() bool { return d.Position() == 500 }, func() string { return fmt.Sprint(d.Position()) })
+}
+
+func BenchmarkDrain(b *testing.B) {
+	w := newWorld(b)
+	w.policy("Home", 50_000, 10_000)
+	j := newMemory()
+	d := newDrainer(j)
+	ctx, cancel := context.WithCancel(b.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = d.Run(ctx, w.Exec) })
+	done := uint64(0)
+	round := uint32(0)
+	b.ReportAllocs()
+	for b.Loop() { // one interim of each of 500 sessions
+		round++
+		var batch [][]byte
+		for i := range 500 {
+			batch = append(batch, accounting("hill", nas1, acct.Interim, fmt.Sprint(i), 300*round, uint64(round)*1000))
+		}
+		done += 500
+		j.append(batch...)
+		for d.Position() < done {
+			time.Sleep(time.Millisecond)
+		}
+	}
+	b.ReportMetric(float64(done)/b.Elapsed().Seconds(), "records/s")
+	cancel()
+	wg.Wait()
 }
 
 func TestAClassOfOursNamesTheCredential(t *testing.T) {

@@ -257,7 +257,7 @@ func listEntitlements(trusted func() bool) edge.Query[EntitlementFilter, edge.Pa
 	return edge.Query[EntitlementFilter, edge.Page[EntitlementView]]{
 		Name: "aaa.entitlement.list", Scope: "aaa:read", Class: edge.Read, Summary: "List what logins may do now",
 		Handle: func(v edge.View, in EntitlementFilter) (edge.Page[EntitlementView], error) {
-			index, key, err := oneFilter("subscription_id", string(in.SubscriptionID))
+			index, key, err := oneFilter(filter{"subscription_id", string(in.SubscriptionID)})
 			if err != nil {
 				return edge.Page[EntitlementView]{}, err
 			}

@@ -10,8 +10,8 @@ import (
 
 // Recent tells what became of a login's last requests on this node; the front door keeps them in memory.
 type Recent interface {
-	// Attempts returns the newest attempts first, at most max of them. The login is the normalised one.
-	Attempts(tenant, login string, max int) []Attempt
+	// Attempts returns the newest attempts first, at most limit of them. The login is the normalised one.
+	Attempts(tenant, login string, limit int) []Attempt
 }
 
 // Attempt is one request for a login and what became of it.
@@ -143,18 +143,18 @@ func (ix *Index) Nearest(tenant, login string) string {
 	if t == nil {
 		return ""
 	}
-	const close = 2
-	best, dist := "", close+1
+	const near = 2
+	best, dist := "", near+1
 	for i := range t.logins {
 		m := t.logins[i].Load()
 		if m == nil {
 			continue
 		}
 		for name := range *m {
-			if n := len(name) - len(login); n > close || n < -close {
+			if n := len(name) - len(login); n > near || n < -near {
 				continue
 			}
-			if d := distance(name, login, close); d < dist || d == dist && d <= close && name < best {
+			if d := distance(name, login, near); d < dist || d == dist && d <= near && name < best {
 				best, dist = name, d
 			}
 		}

@@ -27,11 +27,11 @@ func (plainVault) VerifyDigest(digest, plaintext string) (bool, error) {
 	return digest == plaintext, nil
 }
 
-func change(t testing.TB, table string, id edge.ID, rec any) edge.Change {
-	t.Helper()
+func change(tb testing.TB, table string, id edge.ID, rec any) edge.Change {
+	tb.Helper()
 	raw, err := json.Marshal(rec)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return edge.Change{Tenant: "hill", Table: table, ID: id, Val: raw}
 }
@@ -41,10 +41,11 @@ func number(prefix string, n int) edge.ID {
 }
 
 // fill makes an index of n logins with sealed secrets of the size that a vault makes.
-func fill(t testing.TB, n int) *Index {
+func fill(tb testing.TB, n int) *Index {
+	tb.Helper()
 	ix := NewIndex(plainVault{}, nil, slog.New(slog.DiscardHandler))
 	pol := Policy{Meta: edge.Meta{ID: number("pol", 1)}, Name: "Home", PolicyTerms: PolicyTerms{DownKbps: 50_000, UpKbps: 10_000, InterimInterval: 300, Pool: "homes"}}
-	ix.apply(true, 1, []edge.Change{change(t, policies.Name, pol.ID, pol)})
+	ix.apply(true, 1, []edge.Change{change(tb, policies.Name, pol.ID, pol)})
 	until := time.Date(2026, 5, 1, 0, 0, 0, 0, time.UTC)
 	var page []edge.Change
 	for i := range n {
@@ -55,7 +56,7 @@ func fill(t testing.TB, n int) *Index {
 			Sources: map[string]uint64{string(number("crd", i)): 3, string(number("acs", i)): 5},
 		}
 		s := CredentialSecret{Meta: edge.Meta{ID: number("crs", i), Version: 1}, Scheme: SchemeSealed, Value: "sealed:" + fmt.Sprintf("%0100d", i)}
-		page = append(page, change(t, entitlements.Name, e.ID, e), change(t, credentialSecrets.Name, s.ID, s))
+		page = append(page, change(tb, entitlements.Name, e.ID, e), change(tb, credentialSecrets.Name, s.ID, s))
 		if len(page) >= 1000 || i == n-1 {
 			ix.apply(false, 2, page)
 			page = page[:0:0]

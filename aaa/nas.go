@@ -84,11 +84,17 @@ type NASSecret struct {
 	Secondary string `json:"secondary,omitempty"`
 }
 
-const defaultCoAPort = 3799 // RFC 5176; old RouterOS uses 1700
+const (
+	defaultCoAPort = 3799 // RFC 5176; old RouterOS uses 1700
+	maxAddresses   = 8
+)
 
 // normalise brings the record into its stored form and refuses what cannot work.
 func (n *NAS) normalise() error {
 	var fields []edge.FieldError
+	if len(n.Addresses) < 1 || len(n.Addresses) > maxAddresses {
+		fields = append(fields, edge.FieldError{In: "body", Pointer: "/addresses", Reason: "has none or too many entries", Limit: "1 to 8", Fix: "list the addresses its packets come from"})
+	}
 	for i, a := range n.Addresses {
 		a = a.Unmap().WithZone("")
 		n.Addresses[i] = a

@@ -30,7 +30,7 @@ var RegisterNAS = edge.Command[NewNAS, NAS]{
 	},
 	Handle: func(tx edge.Tx, in NewNAS) (NAS, error) {
 		n := NAS{
-			Meta: in.Common.Meta(tx.NewID(nasTable.Prefix)), Identifier: in.Identifier, Addresses: slices.Clone(in.Addresses),
+			Meta: in.Meta(tx.NewID(nasTable.Prefix)), Identifier: in.Identifier, Addresses: slices.Clone(in.Addresses),
 			Vendor: in.Vendor, SiteID: in.SiteID, CoAPort: in.CoAPort, Capabilities: in.Capabilities, Require: in.Require, Status: NASStatusActive,
 		}
 		if err := n.normalise(); err != nil {
@@ -251,7 +251,7 @@ type NASFilter struct {
 var ListNAS = edge.Query[NASFilter, edge.Page[NAS]]{
 	Name: "aaa.nas.list", Scope: "aaa:read", Class: edge.Read, Summary: "List NASes",
 	Handle: func(v edge.View, in NASFilter) (edge.Page[NAS], error) {
-		index, key, err := oneFilter("site_id", string(in.SiteID), "identifier", in.Identifier, "external_id", in.ExternalID)
+		index, key, err := oneFilter(filter{"site_id", string(in.SiteID)}, filter{"identifier", in.Identifier}, filter{"external_id", in.ExternalID})
 		if err != nil {
 			return edge.Page[NAS]{}, err
 		}
@@ -259,18 +259,21 @@ var ListNAS = edge.Query[NASFilter, edge.Page[NAS]]{
 	},
 }
 
-// oneFilter picks the one filter that is set from name, value pairs; none means the whole table.
-func oneFilter(pairs ...string) (index, key string, err error) {
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] == "" {
+// filter is one way to narrow a list: by the records whose index holds the value.
+type filter struct{ index, value string }
+
+// oneFilter picks the one filter that is set; none means the whole table.
+func oneFilter(list ...filter) (index, key string, err error) {
+	for _, f := range list {
+		if f.value == "" {
 			continue
 		}
 		if index != "" {
 			return "", "", edge.ErrIndexUnknown.Error(edge.Invalid, edge.FieldError{
-				In: "query", Pointer: pairs[i], Reason: "cannot be combined with " + index, Fix: "use one filter at a time",
+				In: "query", Pointer: f.index, Reason: "cannot be combined with " + index, Fix: "use one filter at a time",
 			})
 		}
-		index, key = pairs[i], pairs[i+1]
+		index, key = f.index, f.value
 	}
 	return index, key, nil
 }

@@ -158,7 +158,7 @@ var CreatePolicy = edge.Command[NewPolicy, Policy]{
 	Name: "aaa.policy.create", Scope: "aaa:write", Class: edge.Provision,
 	Summary: "Create a policy: rates, pool and limits of a session",
 	Handle: func(tx edge.Tx, in NewPolicy) (Policy, error) {
-		p := Policy{Meta: in.Common.Meta(tx.NewID(policies.Prefix)), Name: in.Name, PolicyTerms: in.PolicyTerms}
+		p := Policy{Meta: in.Meta(tx.NewID(policies.Prefix)), Name: in.Name, PolicyTerms: in.PolicyTerms}
 		if err := p.normalise(); err != nil {
 			return Policy{}, err
 		}
@@ -288,7 +288,7 @@ type PolicyFilter struct {
 var ListPolicies = edge.Query[PolicyFilter, edge.Page[Policy]]{
 	Name: "aaa.policy.list", Scope: "aaa:read", Class: edge.Read, Summary: "List policies",
 	Handle: func(v edge.View, in PolicyFilter) (edge.Page[Policy], error) {
-		index, key, err := oneFilter("name", in.Name, "external_id", in.ExternalID)
+		index, key, err := oneFilter(filter{"name", in.Name}, filter{"external_id", in.ExternalID})
 		if err != nil {
 			return edge.Page[Policy]{}, err
 		}

@@ -248,7 +248,7 @@ var ListSessions = edge.Query[SessionFilter, edge.Page[Session]]{
 		if login != "" {
 			login = factLogin([]byte(login))
 		}
-		index, key, err := oneFilter("login", login, "nas_id", string(in.NASID), "credential_id", string(in.CredentialID), "open", open)
+		index, key, err := oneFilter(filter{"login", login}, filter{"nas_id", string(in.NASID)}, filter{"credential_id", string(in.CredentialID)}, filter{"open", open})
 		if err != nil {
 			return edge.Page[Session]{}, err
 		}

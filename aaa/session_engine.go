@@ -18,6 +18,9 @@ type Fact struct {
 	Credential    edge.ID `json:"credential_id,omitempty" doc:"From our signed Class."`
 	Revision      uint64  `json:"revision,omitempty" doc:"From our signed Class."`
 	At            int64   `json:"at" doc:"Unix seconds at which the NAS says it happened, or at which it arrived."`
+	Trusted       bool    `json:"trusted,omitempty" doc:"The node's clock was good when it arrived."`
+	Boot          string  `json:"boot,omitempty" check:"max=8" doc:"The node's run in which it arrived."`
+	Mono          int64   `json:"mono,omitempty" doc:"Seconds since that run began: steps of the clock do not move it."`
 	HasSeconds    bool    `json:"has_seconds,omitempty"`
 	Seconds       uint32  `json:"seconds,omitempty"`
 	HasOctets     bool    `json:"has_octets,omitempty"`
@@ -44,6 +47,9 @@ type Epoch struct {
 	Samples   []Sample `json:"samples,omitempty" doc:"The newest 32-bit counters, from which wraps are inferred in any order of arrival."`
 	FirstIn   uint64   `json:"first_in,omitempty"`
 	FirstOut  uint64   `json:"first_out,omitempty"`
+	Trusted   bool     `json:"trusted,omitempty" doc:"The start comes from a good clock."`
+	Boot      string   `json:"boot,omitempty" doc:"The node's run that first told of it."`
+	Mono      int64    `json:"mono,omitempty" doc:"When it began, in seconds of that run."`
 }
 
 // Sample is what a NAS without Gigawords counted after so many seconds.
@@ -65,12 +71,19 @@ const (
 // start is when the fact's run of counters began, as far as the fact itself tells.
 func (f *Fact) start() int64 { return f.At - int64(f.Seconds) }
 
-// epochOf finds the epoch a fact belongs to, -1 for none. It is the one that began when the fact's did; or one whose life overlaps the
-// fact's: two runs of one session's counters cannot overlap, so a clock was stepped and counting twice would be wrong.
-func (s *Session) epochOf(start, at int64) int {
+// epochOf finds the epoch a fact belongs to, -1 for none. It is the one that began when the fact's did, by the clock or by the time
+// since the node was switched on; or one whose life overlaps the fact's: two runs of one session's counters cannot overlap, so a clock
+// was stepped and counting twice would be wrong.
+func (s *Session) epochOf(f *Fact) int {
+	start := f.start()
 	best, dist := -1, int64(startTolerance+1)
 	for i, e := range s.Epochs {
-		if d := max(start-e.Start, e.Start-start); d < dist {
+		d := max(start-e.Start, e.Start-start)
+		if f.Boot != "" && f.Boot == e.Boot {
+			mono := f.Mono - int64(f.Seconds)
+			d = min(d, max(mono-e.Mono, e.Mono-mono))
+		}
+		if d < dist {
 			best, dist = i, d
 		}
 	}
@@ -78,7 +91,7 @@ func (s *Session) epochOf(start, at int64) int {
 		return best
 	}
 	for i, e := range s.Epochs {
-		if min(at, e.Start+e.Seconds)-max(start, e.Start) > startTolerance {
+		if min(f.At, e.Start+e.Seconds)-max(start, e.Start) > startTolerance {
 			return i
 		}
 	}
@@ -86,19 +99,38 @@ func (s *Session) epochOf(start, at int64) int {
 }
 
 // addEpoch begins a run of counters, in order of start, and folds the oldest runs where there are too many.
-func (s *Session) addEpoch(start int64) int {
-	i, _ := slices.BinarySearchFunc(s.Epochs, start, func(e Epoch, t int64) int { return int(min(max(e.Start-t, -1), 1)) })
-	s.Epochs = slices.Insert(s.Epochs, i, Epoch{Start: start})
+func (s *Session) addEpoch(f *Fact) int {
+	start := f.start()
+	i, _ := slices.BinarySearchFunc(s.Epochs, start, byStart)
+	s.Epochs = slices.Insert(s.Epochs, i, Epoch{Start: start, Trusted: f.Trusted, Boot: f.Boot, Mono: f.Mono - int64(f.Seconds)})
 	for len(s.Epochs) > maxEpochs && i > 0 {
 		e := s.Epochs[0]
 		s.FoldedIn, s.FoldedOut = clamp(s.FoldedIn+e.In), clamp(s.FoldedOut+e.Out)
-		s.FoldedSeconds += uint64(e.Seconds) //nolint:gosec // never negative
+		s.FoldedSeconds += uint64(e.Seconds)
 		s.FoldedUntil = max(s.FoldedUntil, e.Start+e.Seconds)
 		s.Epochs = slices.Delete(s.Epochs, 0, 1)
 		i--
 	}
 	return i
 }
+
+// date corrects an epoch's start by the first fact that a good clock dated, and returns where the epoch stands then.
+func (s *Session) date(i int, f *Fact) int {
+	e := s.Epochs[i]
+	if !f.Trusted || e.Trusted || !f.HasSeconds && f.Status != "start" {
+		return i
+	}
+	e.Start, e.Trusted = f.start(), true
+	s.Epochs = slices.Delete(s.Epochs, i, i+1)
+	i, _ = slices.BinarySearchFunc(s.Epochs, e.Start, byStart)
+	s.Epochs = slices.Insert(s.Epochs, i, e)
+	if s.FoldedUntil == 0 {
+		s.StartedAt = time.Unix(s.Epochs[0].Start, 0).UTC()
+	}
+	return i
+}
+
+func byStart(e Epoch, t int64) int { return int(min(max(e.Start-t, -1), 1)) }
 
 func clamp(n uint64) uint64 { return min(n, maxCounter) }
 
@@ -116,7 +148,7 @@ func (s *Session) count(i int, f *Fact) {
 			s.Suspect = true
 		} else if f.Gigawords || e.Gigawords {
 			e.exact(f.In, f.Out)
-		} else if !e.sample(Sample{secs, uint32(f.In), uint32(f.Out)}, s.wrapRate()) { //nolint:gosec // 32-bit counters
+		} else if !e.sample(Sample{secs, uint32(f.In), uint32(f.Out)}, s.wrapRate()) {
 			s.Suspect = true
 		}
 	}
@@ -135,7 +167,7 @@ func (s *Session) wrapRate() uint64 {
 
 // possible reports whether a counter can have reached n octets after so many seconds on any port we know.
 func possible(n uint64, secs int64) bool {
-	return n <= maxCounter && n <= maxRate*uint64(secs+startTolerance) //nolint:gosec // bounded by maxSeconds
+	return n <= maxCounter && n <= maxRate*uint64(secs+startTolerance)
 }
 
 // exact merges true 64-bit counters. A NAS may send Gigawords only once they are not zero, so what was inferred before is dropped.
@@ -202,7 +234,7 @@ func lift(total uint64, a, b uint32, secs int64, rate uint64) (uint64, bool) {
 		return clamp(total + uint64(b-a)), true
 	}
 	step := uint64(b) + 1<<32 - uint64(a)
-	if step > rate*uint64(max(secs, 0)) { //nolint:gosec // not negative
+	if step > rate*uint64(max(secs, 0)) {
 		return total, false
 	}
 	return clamp(total + step), true
@@ -213,7 +245,7 @@ func (s *Session) total() {
 	s.InOctets, s.OutOctets, s.Seconds = s.FoldedIn, s.FoldedOut, s.FoldedSeconds
 	for _, e := range s.Epochs {
 		s.InOctets, s.OutOctets = clamp(s.InOctets+e.In), clamp(s.OutOctets+e.Out)
-		s.Seconds += uint64(e.Seconds) //nolint:gosec // never negative
+		s.Seconds += uint64(e.Seconds)
 	}
 }
 

@@ -118,7 +118,7 @@ func (r *recorder) record(f *Fact) error {
 	if !f.HasSeconds && f.Status != "start" { // no Session-Time: count from the newest start that can be its own
 		if e := head.Epochs[len(head.Epochs)-1]; e.Start <= f.At {
 			g := *f
-			g.Seconds = uint32(min(f.At-e.Start, maxSeconds)) //nolint:gosec // bounded
+			g.Seconds = uint32(min(f.At-e.Start, maxSeconds))
 			f = &g
 		}
 	}
@@ -138,13 +138,13 @@ func (r *recorder) record(f *Fact) error {
 	case f.Status == "start":
 		return r.incarnate(&head, f, false)
 	}
-	return r.apply(&head, head.addEpoch(f.start()), f)
+	return r.apply(&head, head.addEpoch(f), f)
 }
 
 // match looks for the epoch a fact belongs to in the last incarnations.
 func (r *recorder) match(head *Session, key string, f *Fact) (*Session, int, error) {
 	const back = 8
-	if i := head.epochOf(f.start(), f.At); i >= 0 {
+	if i := head.epochOf(f); i >= 0 {
 		return head, i, nil
 	}
 	for n := head.LastIncarnated; n > 0 && n > head.LastIncarnated-back; n-- {
@@ -158,7 +158,7 @@ func (r *recorder) match(head *Session, key string, f *Fact) (*Session, int, err
 		if !ok {
 			continue
 		}
-		if i := s.epochOf(f.start(), f.At); i >= 0 {
+		if i := s.epochOf(f); i >= 0 {
 			return &s, i, nil
 		}
 	}
@@ -167,30 +167,28 @@ func (r *recorder) match(head *Session, key string, f *Fact) (*Session, int, err
 
 // incarnate begins a session. late is one that began before the head: it gets a record of its own behind it.
 func (r *recorder) incarnate(head *Session, f *Fact, late bool) error {
-	tenant := r.tx.Actor().Tenant
 	s := Session{
-		NAS: f.NAS, AcctSessionID: f.AcctSessionID, Login: f.Login, Incarnation: 1, LastIncarnated: 1, Interim: defaultInterim,
+		NAS: f.NAS, AcctSessionID: f.AcctSessionID, Login: f.Login, Incarnation: 1, Superseded: late, Interim: defaultInterim,
 		StartedAt: time.Unix(f.start(), 0).UTC(), Resurrected: f.Status != "start",
 	}
 	if head != nil {
 		s.Incarnation = head.LastIncarnated + 1
-		if late {
-			s.Superseded = true
-			head.LastIncarnated = s.Incarnation
-		} else {
-			s.LastIncarnated = s.Incarnation
-			head.Superseded = true
-			if head.active() || head.State == SessionStateStale {
-				r.end(head, head.SeenAt, causeLostService, true)
-			}
+		if head.Superseded = !late; !late && head.State != SessionStateClosed {
+			r.end(head, head.SeenAt, causeLostService, true)
 		}
+	}
+	if err := r.number(&s); err != nil {
+		return err
+	}
+	if late {
+		head.LastIncarnated = s.Incarnation
+	} else {
+		s.LastIncarnated = s.Incarnation
+	}
+	if head != nil {
 		if err := sessions.Put(r.tx, head); err != nil {
 			return err
 		}
-	}
-	s.Meta.ID = sessionID(tenant, s.key(), s.Incarnation)
-	if _, ok, err := sessions.Find(r.tx, s.ID); ok || err != nil {
-		return err // forgotten numbers are not used again while their record stands
 	}
 	if err := r.attribute(&s, f); err != nil {
 		return err
@@ -201,15 +199,22 @@ func (r *recorder) incarnate(head *Session, f *Fact, late bool) error {
 		}
 	}
 	s.open(r.tx.Now())
-	if late && f.Status != "stop" {
-		r.end(&s, time.Unix(f.At, 0), causeLostService, true)
-	}
 	if s.Resurrected {
 		r.tx.Emit(SessionResurrected{s.ID, s.Credential, s.Subscription, s.NAS})
 	} else {
 		r.tx.Emit(SessionStarted{s.ID, s.Credential, s.Subscription, s.NAS})
 	}
-	return r.apply(&s, s.addEpoch(f.start()), f)
+	return r.apply(&s, s.addEpoch(f), f)
+}
+
+// number gives a new session its id: that of its incarnation, or of the next one whose number no older record holds.
+func (r *recorder) number(s *Session) error {
+	for ; ; s.Incarnation++ {
+		s.ID = sessionID(r.tx.Actor().Tenant, s.key(), s.Incarnation)
+		if _, taken, err := sessions.Find(r.tx, s.ID); err != nil || !taken {
+			return err
+		}
+	}
 }
 
 // attribute finds whose session it is: by our signed Class, else by the login as RADIUS would.
@@ -291,6 +296,7 @@ func (r *recorder) apply(s *Session, i int, f *Fact) error {
 	}
 	in, out, secs, state := s.InOctets, s.OutOctets, s.Seconds, s.State
 	seen := s.SeenAt
+	i = s.date(i, f)
 	s.count(i, f)
 	s.describe(f)
 	last := i == len(s.Epochs)-1
@@ -299,12 +305,14 @@ func (r *recorder) apply(s *Session, i int, f *Fact) error {
 	switch {
 	case f.Status == "stop" && last && (s.State != SessionStateClosed || s.Inferred):
 		r.end(s, at, causeName(f.Cause), false)
+	case s.Superseded && s.State == SessionStateActive:
+		r.end(s, at, causeLostService, true)
 	case f.Status == "stop" || s.Superseded:
 	case s.State == SessionStateActive:
 		s.open(now)
 	case last && s.Inferred && at.After(*s.EndedAt):
 		if gap := at.Sub(seen); gap > s.silence() { // it reports less often than its policy says
-			s.Interim = uint32(min(gap/time.Second, 86400)) //nolint:gosec // bounded
+			s.Interim = uint32(min(gap/time.Second, 86400))
 		}
 		s.open(now)
 		r.tx.Emit(SessionResurrected{s.ID, s.Credential, s.Subscription, s.NAS})

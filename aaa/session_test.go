@@ -164,6 +164,10 @@ func TestCountersThatMove(t *testing.T) {
 		f.At += int64(by / time.Second)
 		return f
 	}
+	booted := func(f aaa.Fact, mono int64) aaa.Fact {
+		f.Boot, f.Mono, f.Trusted = "b1", mono, mono > 1000
+		return f
+	}
 	for _, tc := range []struct {
 		name    string
 		facts   []aaa.Fact
@@ -180,6 +184,9 @@ func TestCountersThatMove(t *testing.T) {
 		{"a late interim that knows more is counted", []aaa.Fact{fact("stop", start, 900, 900, 0), fact("interim", start, 890, 950, 0)}, 950, false, 1},
 		{"counters that start anew are added", []aaa.Fact{fact("interim", start, 900, 900, 0), fact("interim", start.Add(2*time.Hour), 60, 30, 0)}, 930, false, 1},
 		{"a stepped clock is not a new run", []aaa.Fact{fact("interim", start, 900, 900, 0), moved(fact("interim", start, 1200, 1000, 0), 10*time.Minute)}, 1000, false, 1},
+		{"a clock that is set right at last is not a new run", []aaa.Fact{
+			booted(fact("interim", start.Add(-30*24*time.Hour), 300, 500, 0), 1000), booted(fact("interim", start, 600, 1000, 0), 1300),
+		}, 1000, false, 1},
 		{"a wrap without Gigawords is lifted", []aaa.Fact{plain(300, 4_000_000_000), plain(600, 100)}, 1<<32 + 100, false, 1},
 		{"a wrap seen out of order is lifted", []aaa.Fact{plain(600, 100), plain(300, 4_000_000_000)}, 1<<32 + 100, false, 1},
 		{"a wrap that no port could do is left out", []aaa.Fact{plain(300, 2_000_000_000), plain(301, 100)}, 2_000_000_000, true, 1},
@@ -205,6 +212,9 @@ func TestCountersThatMove(t *testing.T) {
 			}
 			if in != tc.in || suspect != tc.suspect || len(list) != tc.count {
 				t.Errorf("got %d octets, suspect %v, %d sessions, want %d, %v, %d: %+v", in, suspect, len(list), tc.in, tc.suspect, tc.count, list)
+			}
+			if first := list[0].StartedAt; !first.Equal(start) {
+				t.Errorf("started at %v, want %v", first, start)
 			}
 			edgetest.NoDrift(t, w.Harness)
 		})
