@@ -67,10 +67,12 @@ type run struct {
 // Run drains until ctx ends. It is the body of a Worker: an error is retried by its supervisor, from the last durable position.
 func (d *Drainer) Run(ctx context.Context, x edge.Executor) error {
 	err := d.drain(ctx, x)
-	if ctx.Err() != nil {
+	select {
+	case <-ctx.Done():
 		return nil // the end, not a failure
+	default:
+		return err
 	}
-	return err
 }
 
 func (d *Drainer) drain(ctx context.Context, x edge.Executor) error {
