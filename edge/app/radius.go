@@ -32,7 +32,7 @@ func (j radiusJournal) Submit(kind uint8, payload []byte, done radiusd.Done) {
 // Read implements aaa.Journal.
 func (j radiusJournal) Read(from uint64, most int, visit func(aaa.JournalFact) error) (uint64, error) {
 	return j.Journal.Read(max(from, j.First()), most, func(r journal.Record) error {
-		return visit(aaa.JournalFact{Seq: r.Seq, Kind: uint16(r.Kind), Trusted: r.Quality != journal.Unsynced, Payload: r.Payload})
+		return visit(aaa.JournalFact{Seq: r.Seq, Kind: uint16(r.Kind), Trusted: r.Quality != journal.Unsynced, Boot: r.Boot.String(), Mono: r.Mono, Payload: r.Payload})
 	})
 }
 
