@@ -56,7 +56,7 @@ func (b *backoff) culprit(tenant, login []byte, mac packet.MAC, revision uint64)
 }
 
 func (b *backoff) find(key uint64) (found, victim *strikes) {
-	set := int(key>>32) % backoffSets * backoffWays
+	set := int(uint32(key>>32)%backoffSets) * backoffWays
 	victim = &b.entries[set]
 	for i := range backoffWays {
 		e := &b.entries[set+i]
