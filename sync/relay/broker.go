@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"bytes"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
@@ -47,7 +48,7 @@ type User struct {
 type grant struct {
 	tenants []string // empty: every one
 	sources []string
-	all     bool // the relay itself, and anyone on an open loopback listener
+	all     bool // anyone on an open loopback listener
 }
 
 // covers: a name speaks for the source of that name and for those that carry it before a dot, such as tower7.node.
@@ -87,7 +88,6 @@ func (g *grant) may(topic string, write bool) bool {
 }
 
 const (
-	ownListener  = "relay" // the pipe of the relay's own connection
 	tlsListener  = "tls"
 	bareListener = "plain"
 	helloTimeout = 10 * time.Second // for TLS and CONNECT
@@ -101,7 +101,6 @@ type broker struct {
 	server *mqtt.Server
 	log    *slog.Logger
 	lns    []*listener
-	wg     sync.WaitGroup
 }
 
 func newBroker(cfg BrokerConfig, log *slog.Logger) (*broker, error) {
@@ -129,7 +128,7 @@ func newBroker(cfg BrokerConfig, log *slog.Logger) (*broker, error) {
 	caps.MaximumQos = 1
 	caps.SharedSubAvailable = 0
 	b := &broker{cfg: cfg, log: log, server: mqtt.New(&mqtt.Options{
-		Capabilities: caps, Logger: slog.New(slog.DiscardHandler), SysTopicResendInterval: 60, // it logs payloads
+		Capabilities: caps, Logger: slog.New(slog.DiscardHandler), SysTopicResendInterval: 60, InlineClient: true, // its own logger prints payloads
 		ClientNetReadBufferSize: 4096, ClientNetWriteBufferSize: 4096,
 	})}
 	if err := b.server.AddHook(&hook{b: b}, nil); err != nil {
@@ -176,7 +175,6 @@ func (b *broker) start() error {
 
 func (b *broker) stop() error {
 	err := b.server.Close()
-	b.wg.Wait()
 	if err != nil {
 		return fmt.Errorf("embedded broker: %w", err)
 	}
@@ -193,21 +191,25 @@ func (b *broker) addr(id string) string {
 	return ""
 }
 
-// pipe is the relay's own way in.
-func (b *broker) pipe() (net.Conn, error) {
-	ours, theirs := net.Pipe()
-	b.wg.Go(func() {
-		_ = b.server.EstablishConnection(ownListener, theirs) // how it ended, our side sees
-		_ = theirs.Close()
-	})
-	return ours, nil
+// subscribe is the relay's own way in. The receiver runs on the publishing client's goroutine: while it waits, that client is held up.
+func (b *broker) subscribe(receive func(topic string, payload []byte), filters ...string) (stop func(), err error) {
+	for i, f := range filters {
+		err = errors.Join(err, b.server.Subscribe(f, i+1, func(_ *mqtt.Client, _ packets.Subscription, pk packets.Packet) {
+			receive(pk.TopicName, bytes.Clone(pk.Payload))
+		}))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	return func() {
+		for i, f := range filters {
+			_ = b.server.Unsubscribe(f, i+1) // only an impossible filter fails
+		}
+	}, nil
 }
 
 // grantOf says what a client may do, from its certificate, its password or where it connects; nil: nothing.
 func (b *broker) grantOf(cl *mqtt.Client, user, password []byte) *grant {
-	if cl.Net.Listener == ownListener {
-		return &grant{all: true}
-	}
 	if c, ok := cl.Net.Conn.(*clientConn); ok && c.tls != nil {
 		if chain := c.tls.ConnectionState().VerifiedChains; len(chain) > 0 {
 			return &grant{sources: names(chain[0][0])}
@@ -252,7 +254,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		why = "neither certificate nor password is known"
 	case !g.all && !slices.ContainsFunc(g.sources, func(s string) bool { return ownID(cl.ID, s) }):
 		why = "client id does not begin with its source"
-	case g.all && cl.Net.Listener != ownListener && cl.ID == ownListener:
+	case cl.ID == mqtt.InlineClientId:
 		why = "client id is the relay's"
 	case pk.Connect.WillFlag && !g.may(pk.Connect.WillTopic, true):
 		why = "last will goes to a foreign topic"
@@ -273,16 +275,13 @@ func ownID(client, source string) bool {
 
 // OnACLCheck implements mqtt.Hook.
 func (h *hook) OnACLCheck(cl *mqtt.Client, topic string, write bool) bool {
-	if cl.Net.Listener == ownListener {
-		return true
-	}
 	g := h.b.grantOf(cl, cl.Properties.Username, nil)
 	return g != nil && g.may(topic, write)
 }
 
 // OnPublish implements mqtt.Hook: retained messages are bounded, since each stays in memory.
 func (h *hook) OnPublish(cl *mqtt.Client, pk packets.Packet) (packets.Packet, error) {
-	if pk.FixedHeader.Retain && cl.Net.Listener != ownListener {
+	if pk.FixedHeader.Retain && !cl.Net.Inline {
 		if _, _, kind, _ := wire.ParseTopic(pk.TopicName); kind != wire.Status || atomic.LoadInt64(&h.b.server.Info.Retained) > maxRetained {
 			return pk, packets.ErrRejectPacket
 		}

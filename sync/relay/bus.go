@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"net"
 	"net/url"
 	"sync"
 	"time"
@@ -43,7 +42,7 @@ const (
 type bus struct {
 	id      string
 	cfg     ClientConfig
-	pipe    func() (net.Conn, error) // into the embedded broker; nil: by cfg
+	inside  *broker // the embedded one; nil: by cfg
 	log     *slog.Logger
 	inbound chan inbound
 	count   func(name string, n int)
@@ -51,7 +50,7 @@ type bus struct {
 	kick chan struct{} // the outbox holds something
 
 	mu      sync.Mutex
-	client  mqtt.Client // nil while there is no connection
+	up      bool
 	outbox  map[string]outgoing
 	session string
 	since   time.Time
@@ -81,7 +80,12 @@ func (b *bus) run(ctx context.Context) {
 	warned := false
 	for ctx.Err() == nil {
 		start := b.now()
-		err := b.connection(ctx)
+		var err error
+		if b.inside != nil {
+			err = b.embedded(ctx)
+		} else {
+			err = b.connection(ctx)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -109,17 +113,13 @@ func (b *bus) connection(ctx context.Context) error {
 		SetOrderMatters(true). // one handler at a time, so that a full queue slows the broker instead of piling up goroutines
 		SetAutoReconnect(false).SetConnectRetry(false).
 		SetKeepAlive(brokerPing).SetPingTimeout(10 * time.Second).SetConnectTimeout(brokerDial).SetWriteTimeout(brokerDial).
-		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { b.receive(ctx, m) }).
+		SetDefaultPublishHandler(func(_ mqtt.Client, m mqtt.Message) { b.receive(ctx, m.Topic(), m.Payload()) }).
 		SetConnectionLostHandler(func(_ mqtt.Client, err error) { lost <- err })
 	if b.cfg.TLS != nil {
 		opts.SetTLSConfig(b.cfg.TLS.Clone())
 	}
 	for _, addr := range b.cfg.Brokers {
 		opts.AddBroker(addr)
-	}
-	if b.pipe != nil {
-		opts.AddBroker("mqtt://embedded:1883")
-		opts.SetCustomOpenConnectionFn(func(*url.URL, mqtt.ClientOptions) (net.Conn, error) { return b.pipe() })
 	}
 	client := mqtt.NewClient(opts)
 	defer client.Disconnect(brokerGoodby)
@@ -137,8 +137,28 @@ func (b *bus) connection(ctx context.Context) error {
 			}
 		}
 	}
-	b.set(client)
-	defer b.set(nil)
+	return b.serve(ctx, lost, func(topic string, m outgoing) { client.Publish(topic, 1, m.retained, m.payload) })
+}
+
+// embedded is the connection to the embedded broker: calls instead of packets, since a connection that reads and writes in step with
+// its peer can come to a standstill when both sides wait to write.
+func (b *bus) embedded(ctx context.Context) error {
+	stop, err := b.inside.subscribe(func(topic string, payload []byte) { b.receive(ctx, topic, payload) }, wire.Filter(wire.Events), wire.Filter(wire.Status))
+	if err != nil {
+		return err
+	}
+	defer stop()
+	return b.serve(ctx, nil, func(topic string, m outgoing) {
+		if err := b.inside.server.Publish(topic, m.payload, m.retained, 1); err != nil {
+			b.log.Debug("the embedded broker takes no message, it is said again", "topic", topic, "error", err)
+		}
+	})
+}
+
+// serve is a connection that stands.
+func (b *bus) serve(ctx context.Context, lost <-chan error, publish func(topic string, m outgoing)) error {
+	b.set(true)
+	defer b.set(false)
 	b.log.Info("connected to the broker")
 	select {
 	case b.inbound <- inbound{up: true}:
@@ -148,7 +168,7 @@ func (b *bus) connection(ctx context.Context) error {
 	for {
 		select {
 		case <-b.kick:
-			b.flush(client)
+			b.flush(publish)
 		case err := <-lost:
 			return fmt.Errorf("connection lost: %w", err)
 		case <-ctx.Done():
@@ -158,13 +178,13 @@ func (b *bus) connection(ctx context.Context) error {
 }
 
 // flush sends what is in the outbox. It may wait for the broker, which the ingest must not: the broker may be waiting for the ingest.
-func (b *bus) flush(client mqtt.Client) {
+func (b *bus) flush(publish func(topic string, m outgoing)) {
 	b.mu.Lock()
 	out := b.outbox
 	b.outbox = map[string]outgoing{}
 	b.mu.Unlock()
 	for topic, m := range out {
-		client.Publish(topic, 1, m.retained, m.payload)
+		publish(topic, m)
 	}
 }
 
@@ -177,23 +197,23 @@ func awaitToken(ctx context.Context, t mqtt.Token) error {
 	}
 }
 
-func (b *bus) set(c mqtt.Client) {
+func (b *bus) set(up bool) {
 	var id [8]byte
 	binary.BigEndian.PutUint64(id[:], rand.Uint64())
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.client, b.since, b.outbox = c, b.now(), map[string]outgoing{}
+	b.up, b.since, b.outbox = up, b.now(), map[string]outgoing{}
 	b.session = hex.EncodeToString(id[:])
 }
 
 // receive hands a message to the ingest. When that cannot keep up, the broker is held up for a moment and then the message is dropped:
 // its sender has it still.
-func (b *bus) receive(ctx context.Context, m mqtt.Message) {
-	if len(m.Payload()) > wire.MaxPayload {
+func (b *bus) receive(ctx context.Context, topic string, payload []byte) {
+	if len(payload) > wire.MaxPayload {
 		b.count("wispgate_relay_messages_refused_total", 1)
 		return
 	}
-	in := inbound{topic: m.Topic(), payload: m.Payload()}
+	in := inbound{topic: topic, payload: payload}
 	select {
 	case b.inbound <- in:
 		return
@@ -213,7 +233,7 @@ func (b *bus) receive(ctx context.Context, m mqtt.Message) {
 func (b *bus) publish(topic string, retained bool, payload []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.client == nil {
+	if !b.up {
 		return
 	}
 	b.outbox[topic] = outgoing{retained, payload}
@@ -227,5 +247,5 @@ func (b *bus) publish(topic string, retained bool, payload []byte) {
 func (b *bus) state() (session string, connected bool, since time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.session, b.client != nil, b.since
+	return b.session, b.up, b.since
 }

@@ -68,8 +68,8 @@ type sealedSecret struct {
 const (
 	maxEndpoints = 100 // per tenant: an event and its rows at every endpoint fit one transaction
 	maxSecrets   = 8
-	defaultRate  = 50
-	defaultWidth = 4
+	defaultRate  = 100
+	defaultWidth = 8
 	defaultWait  = 15 // seconds
 	secretField  = "secret"
 	secretPrefix = "whs"

@@ -16,8 +16,8 @@ type EndpointInput struct {
 	Description string      `json:"description,omitempty" check:"max=512"`
 	Events      []string    `json:"events" check:"min=1 max=64 item.max=128" doc:"Event names, prefixes ending in .*, or * for all." example:"billing.*"`
 	Order       Order       `json:"order,omitempty" doc:"none (default), per_key (per subject) or strict."`
-	Rate        int         `json:"rate_per_second,omitempty" check:"min=1 max=1000" doc:"Most attempts per second, 50 unless given."`
-	Concurrency int         `json:"concurrency,omitempty" check:"min=1 max=64" doc:"Most attempts at the same time, 4 unless given."`
+	Rate        int         `json:"rate_per_second,omitempty" check:"min=1 max=1000" doc:"Most attempts per second, 100 unless given."`
+	Concurrency int         `json:"concurrency,omitempty" check:"min=1 max=64" doc:"Most attempts at the same time, 8 unless given."`
 	Timeout     int         `json:"timeout_seconds,omitempty" check:"min=1 max=60" doc:"How long one attempt may take, 15 unless given."`
 	Secret      edge.Secret `json:"secret,omitempty" check:"max=128" doc:"Signing secret whsec_…; left out, one is made and shown once."`
 	Sealed      string      `json:"sealed_secret,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`

@@ -118,12 +118,12 @@ func New(cfg Config) (*Relay, error) {
 	r.dlv = newDeliverer(r, cfg.Workers)
 	r.reg.changed = r.changed
 	r.ingest = &ingest{r: r, streams: map[streamName]*stream{}}
-	r.bus = &bus{id: ownListener + ":" + cfg.ID, log: r.log, inbound: r.inbound, count: r.count, now: cfg.Now, kick: make(chan struct{}, 1)}
+	r.bus = &bus{id: "relay:" + cfg.ID, log: r.log, inbound: r.inbound, count: r.count, now: cfg.Now, kick: make(chan struct{}, 1)}
 	if cfg.Broker != nil {
 		if r.broker, err = newBroker(*cfg.Broker, r.log); err != nil {
 			return nil, err
 		}
-		r.bus.id, r.bus.pipe = ownListener, r.broker.pipe
+		r.bus.inside = r.broker
 	} else {
 		r.bus.cfg = *cfg.Client
 	}

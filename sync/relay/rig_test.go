@@ -94,7 +94,10 @@ func open(t testing.TB, dir string, change func(*relay.Config)) *rig {
 	return g
 }
 
-func start(t testing.TB, change func(*relay.Config)) *rig { t.Helper(); return open(t, t.TempDir(), change) }
+func start(t testing.TB, change func(*relay.Config)) *rig {
+	t.Helper()
+	return open(t, t.TempDir(), change)
+}
 
 func actor() edge.Actor { return edgetest.Actor(tenant) }
 
@@ -107,6 +110,9 @@ func (g *rig) endpoint(url string, in map[string]any) (relay.Endpoint, string) {
 	in["url"] = url
 	if in["name"] == nil {
 		in["name"] = "e" + url[strings.LastIndexByte(url, ':'):]
+	}
+	if in["rate_per_second"] == nil {
+		in["rate_per_second"] = 1000
 	}
 	if in["events"] == nil {
 		in["events"] = []string{"*"}
@@ -154,7 +160,10 @@ type receiver struct {
 func receive(t testing.TB, answer func(n int, w http.ResponseWriter, r *http.Request)) *receiver {
 	rc := &receiver{t: t, answer: answer}
 	rc.Server = httptest.NewServer(rc)
-	t.Cleanup(rc.Close)
+	t.Cleanup(func() {
+		rc.CloseClientConnections() // an attempt may hang
+		rc.Close()
+	})
 	return rc
 }
 
@@ -310,7 +319,7 @@ func publish(t testing.TB, broker string, s *source) *uplink.Uplink {
 // acked waits until the relay has acknowledged everything.
 func (s *source) acked(t testing.TB, within time.Duration) {
 	t.Helper()
-	edgetest.Eventually(t, within, func() bool { m := s.Marks(); return m.Acked == m.Last }, func() string { return fmt.Sprintf("%+v", s.Marks()) })
+	edgetest.Eventually(t, within, func() bool { m := s.Marks(); return m.Acked == m.Last }, func() string { return fmt.Sprintf("%+v", s.Marks()) + dump() })
 }
 
 func asJSON(v any) string {

@@ -137,7 +137,8 @@ func failure(err error) string {
 	_, verify := errors.AsType[*tls.CertificateVerificationError](err)
 	_, record := errors.AsType[tls.RecordHeaderError](err)
 	_, alert := errors.AsType[tls.AlertError](err)
-	if verify || record || alert || strings.Contains(err.Error(), "tls: ") {
+	if verify || record || alert || strings.Contains(err.Error(), "tls: ") ||
+		strings.Contains(err.Error(), "HTTP response to HTTPS client") { // an error without a type
 		return outcomeTLS
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" {
