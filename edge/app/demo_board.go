@@ -1,6 +1,7 @@
 package app
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,7 @@ const (
 	wasMeasured  happeningKind = "usage"
 	wasDelivered happeningKind = "webhook"
 	wasPutOff    happeningKind = "put off" // the receiver answered 503
+	wasRetried   happeningKind = "retried" // delivered after that
 	wasForged    happeningKind = "forged"  // a signature that does not verify
 	wasLink      happeningKind = "uplink"
 	wasNoted     happeningKind = "demo"
@@ -103,16 +105,16 @@ func (b *board) countLocked(h happening) {
 
 func (b *board) note(text string) { b.tell(happening{Kind: wasNoted, Text: text}) }
 
-// last returns up to n happenings of the kinds, newest first.
-func (b *board) newest(n int, kind happeningKind) []happening {
+// newest returns up to n happenings of the kinds, newest first.
+func (b *board) newest(n int, kinds ...happeningKind) []happening {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	list := b.recent[kind]
-	out := make([]happening, 0, n)
-	for i := len(list) - 1; i >= 0 && len(out) < n; i-- {
-		out = append(out, list[i])
+	var list []happening
+	for _, k := range kinds {
+		list = append(list, b.recent[k]...)
 	}
-	return out
+	b.mu.Unlock()
+	slices.SortStableFunc(list, func(x, y happening) int { return y.At.Compare(x.At) })
+	return list[:min(n, len(list))]
 }
 
 // why returns the reasons that came up, in the order in which they first did.

@@ -95,15 +95,15 @@ func (h *demoHook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.board.repeated.Add(1)
 	default:
 		h.board.verified.Add(1)
-		text := "Signature verified, first attempt"
+		landed := happening{Kind: wasDelivered, Who: name, Text: "Signature verified, first attempt"}
 		if attempts > 1 {
 			h.board.retried.Add(1)
-			text = "Signature verified, attempt " + strconv.Itoa(attempts)
+			landed.Kind, landed.Text = wasRetried, "Signature verified, attempt "+strconv.Itoa(attempts)
 		}
 		if about != "" {
-			text += " · " + about
+			landed.Text += " · " + about
 		}
-		h.board.tell(happening{Kind: wasDelivered, Who: name, Text: text})
+		h.board.tell(landed)
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -51,15 +51,16 @@ const (
 
 // The pace of the demo. Real routers report every five minutes and sessions last for days; here something is to be seen.
 const (
-	rampUp         = 18 * time.Second // within which everyone comes online at first
-	rampStep       = 50 * time.Millisecond
-	reportEvery    = 30 * time.Second
-	firstReport    = 5 * time.Second
-	longestSession = 8 * time.Minute
-	shownSession   = 15 * time.Second // of the first subscriber, whom the curl line suspends
-	tryAgain       = 20 * time.Second
-	comeBack       = 4 * time.Second
-	strayEvery     = 15 * time.Second
+	rampUp          = 18 * time.Second // within which everyone comes online at first
+	rampStep        = 50 * time.Millisecond
+	reportEvery     = 30 * time.Second
+	firstReport     = 5 * time.Second
+	shortestSession = 45 * time.Second
+	longestSession  = 8 * time.Minute  // on top
+	shownSession    = 15 * time.Second // of the first subscriber, whom the curl line suspends
+	tryAgain        = 20 * time.Second
+	comeBack        = 4 * time.Second
+	strayEvery      = 15 * time.Second
 )
 
 // line is one CPE at the router.

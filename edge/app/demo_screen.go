@@ -104,9 +104,9 @@ func (s *screen) page() []string {
 	page = append(page, s.heading("Refused, and why"))
 	page = append(page, s.refusals(refused)...)
 	page = append(page, s.heading("Accepted"))
-	page = append(page, s.list(accepted, wasAccepted, styleGood)...)
+	page = append(page, s.list(accepted, styleGood, wasAccepted)...)
 	page = append(page, s.heading("Signed webhooks, as the receiver sees them"))
-	page = append(page, s.list(hooks, wasDelivered, styleGood)...)
+	page = append(page, s.list(hooks, styleGood, wasDelivered, wasRetried, wasPutOff)...)
 	page = append(page, bottom...)
 	return page[:min(len(page), s.height)]
 }
@@ -180,9 +180,13 @@ func (s *screen) refusals(rows int) []string {
 	return out
 }
 
-func (s *screen) list(rows int, kind happeningKind, style string) []string {
+func (s *screen) list(rows int, style string, kinds ...happeningKind) []string {
 	out := make([]string, rows)
-	for i, h := range s.d.board.newest(rows, kind) {
+	for i, h := range s.d.board.newest(rows, kinds...) {
+		style := style
+		if h.Kind == wasPutOff || h.Kind == wasRetried {
+			style = styleBad
+		}
 		head := fmt.Sprintf(" %s %-34s ", stampOf(h.At), clip(plainText(h.Who), 34))
 		out[i] = s.in(styleDim, clip(head, s.width)) + s.in(style, clip(plainText(h.Text), s.width-utf8.RuneCountInString(head)))
 	}

@@ -72,7 +72,7 @@ func (l *line) online(reply *radclient.Reply, port uint32) {
 	now := time.Now()
 	s := &routerSession{
 		ID: fmt.Sprintf("8%07x", port&0xfffffff), Login: l.p.login, MAC: l.mac().String(), Port: port, Started: now, Counted: now, Cause: 1,
-		IP: [4]byte{100, 64 + byte(l.p.n>>14), byte(l.p.n >> 6), byte(l.p.n<<2) + 2}, Ends: now.Add(2*time.Minute + time.Duration(l.rng.Int64N(int64(longestSession)))),
+		IP: [4]byte{100, 64 + byte(l.p.n>>14), byte(l.p.n >> 6), byte(l.p.n<<2) + 2}, Ends: now.Add(shortestSession + time.Duration(l.rng.Int64N(int64(longestSession)))),
 	}
 	if l.p.n == 0 {
 		s.Ends = now.Add(shownSession)

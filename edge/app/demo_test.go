@@ -47,6 +47,7 @@ type runningDemo struct {
 	out  *tape
 	stop context.CancelFunc
 	done chan error
+	end  func() error // what Demo returned
 }
 
 const testSubscribers = 24
@@ -58,7 +59,11 @@ func startDemo(t *testing.T, dir string) *runningDemo {
 	go func() {
 		r.done <- Demo(ctx, DemoOptions{Dir: dir, Subscribers: testSubscribers, Seed: 7, Plain: true, Flaky: true, Version: "test", Out: r.out, Log: io.Discard})
 	}()
-	t.Cleanup(cancel)
+	r.end = sync.OnceValue(func() error { return <-r.done })
+	t.Cleanup(func() {
+		cancel()
+		_ = r.end()
+	})
 	return r
 }
 
@@ -72,11 +77,9 @@ func (r *runningDemo) until(pattern string) string {
 		if line := re.FindString(r.out.String()); line != "" {
 			return line
 		}
-		select {
-		case <-ticker.C:
-		case err := <-r.done:
-			r.done <- err
-			r.t.Fatalf("the demo ended before %q: %v\n%s", pattern, err, r.out)
+		<-ticker.C
+		if len(r.done) > 0 {
+			r.t.Fatalf("the demo ended before %q: %v\n%s", pattern, r.end(), r.out)
 		}
 		if time.Now().After(deadline) {
 			r.t.Fatalf("no line matches %q:\n%s", pattern, r.out)
@@ -88,7 +91,7 @@ func (r *runningDemo) halt() {
 	r.t.Helper()
 	begin := time.Now()
 	r.stop()
-	if err := <-r.done; err != nil {
+	if err := r.end(); err != nil {
 		r.t.Fatalf("stop: %v\n%s", err, r.out)
 	}
 	if took := time.Since(begin); took > 5*time.Second {
@@ -191,7 +194,7 @@ func TestDemo(t *testing.T) {
 	r.until(`webhook   \S+  Signature verified, first attempt`)
 	r.until(`usage     \+\S+ [kM]?B down`)
 	r.until(`put off   \S+  `)
-	r.until(`webhook   \S+  Signature verified, attempt 2`)
+	r.until(`retried   \S+  Signature verified, attempt 2`)
 	r.until(`status    online [1-9]\d* of 24 .* webhooks verified [1-9]\d*, retried [1-9]\d*, forged 0`)
 
 	lines := r.curls()

@@ -47,7 +47,7 @@ type printer struct {
 
 const (
 	statusEvery    = 5 * time.Second
-	linesPerSecond = 4 // of one kind; refusals are never left out
+	linesPerSecond = 4 // of accepts and webhooks; what is rarer is never left out
 )
 
 func (p *printer) line(format string, args ...any) { _, _ = fmt.Fprintf(p.out, format+"\n", args...) }
@@ -105,7 +105,7 @@ func (p *printer) run(ctx context.Context) {
 func stampOf(t time.Time) string { return t.Format(time.TimeOnly) }
 
 func (p *printer) happened(h *happening) {
-	if p.spent[h.Kind]++; p.spent[h.Kind] > linesPerSecond && h.Kind != wasRefused && h.Kind != wasSilent {
+	if p.spent[h.Kind]++; p.spent[h.Kind] > linesPerSecond && (h.Kind == wasAccepted || h.Kind == wasDelivered) {
 		p.held++
 		return
 	}
