@@ -173,8 +173,8 @@ func (c *cli) printTable(v any) error {
 	w := tabwriter.NewWriter(c.std.out, 0, 8, 2, ' ', 0)
 	if _, isPage := o.get("data"); isPage {
 		c.pageTable(w, o)
-	} else {
-		recordTable(w, "", o)
+	} else if err := c.recordTable(w, o); err != nil {
+		return err
 	}
 	return w.Flush()
 }
@@ -219,25 +219,50 @@ func (c *cli) pageTable(w io.Writer, page object) {
 	}
 }
 
-func recordTable(w io.Writer, prefix string, o object) {
+// recordTable prints a record as a line per value: all of them, or those that --columns names; without headers the values alone.
+func (c *cli) recordTable(w io.Writer, o object) error {
+	fields := flatten(nil, "", o)
+	if len(c.columns) > 0 {
+		all := fields
+		fields = nil
+		for _, name := range c.columns {
+			i := slices.IndexFunc(all, func(m member) bool { return m.name == name })
+			if i < 0 {
+				return usageError(fmt.Sprintf("the answer has no %q; without --columns it shows what it has", name))
+			}
+			fields = append(fields, all[i])
+		}
+	}
+	for _, m := range fields {
+		if c.noHead {
+			_, _ = fmt.Fprintln(w, cell(m.val))
+			continue
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\n", m.name, cell(m.val))
+	}
+	return nil
+}
+
+// flatten appends the values below o, each under its path.
+func flatten(fields []member, prefix string, o object) []member {
 	for _, m := range o {
 		switch val := m.val.(type) {
 		case object:
-			recordTable(w, prefix+m.name+".", val)
+			fields = flatten(fields, prefix+m.name+".", val)
+			continue
 		case []any:
 			if len(val) > 0 && isObject(val[0]) {
 				for i, item := range val {
 					if row, ok := item.(object); ok {
-						recordTable(w, fmt.Sprintf("%s%s[%d].", prefix, m.name, i), row)
+						fields = flatten(fields, fmt.Sprintf("%s%s[%d].", prefix, m.name, i), row)
 					}
 				}
 				continue
 			}
-			_, _ = fmt.Fprintf(w, "%s%s\t%s\n", prefix, m.name, cell(val))
-		default:
-			_, _ = fmt.Fprintf(w, "%s%s\t%s\n", prefix, m.name, cell(val))
 		}
+		fields = append(fields, member{prefix + m.name, m.val})
 	}
+	return fields
 }
 
 func isObject(v any) bool { _, ok := v.(object); return ok }

@@ -62,8 +62,8 @@ func (c *cli) root() *cobra.Command {
 	})
 	f := root.PersistentFlags()
 	f.StringVarP(&c.output, "output", "o", "table", "form of results: table, json, yaml, jsonl or name")
-	f.StringSliceVar(&c.columns, "columns", nil, "columns of a table, in order")
-	f.BoolVar(&c.noHead, "no-headers", false, "leave out a table's first line")
+	f.StringSliceVar(&c.columns, "columns", nil, "columns of a table, in order; of one record, the values to show")
+	f.BoolVar(&c.noHead, "no-headers", false, "leave out a table's first line, and the names of one record's values")
 	c.target.flags(f)
 	root.AddGroup(
 		&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "ask", Title: "Ask and operate:"},

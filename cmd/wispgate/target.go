@@ -32,7 +32,7 @@ type target struct {
 func (t *target) flags(f *pflag.FlagSet) {
 	f.StringVar(&t.url, "url", "", "address of the node or relay, e.g. https://tower7:8443 (WISPGATE_URL)")
 	f.StringVar(&t.keyFile, "key-file", "", "file that holds the API key (or WISPGATE_KEY in the environment)")
-	f.StringVar(&t.caFile, "ca-file", "", "CA certificate to trust, e.g. the node's ca.pem (WISPGATE_CA_FILE)")
+	f.StringVar(&t.caFile, "ca-file", "", "CA certificate to trust, e.g. the node's tls/ca.crt (WISPGATE_CA_FILE)")
 	f.StringVar(&t.profile, "profile", "", "stored profile to use (WISPGATE_PROFILE); see wispgate profile")
 	f.StringVar(&t.socket, "socket", "", "unix socket of the daemon on this machine (WISPGATE_SOCKET)")
 	f.StringVar(&t.tenant, "tenant", "", "tenant to act for over the socket, or among those of the key")
@@ -209,7 +209,7 @@ func unreachable(err error) error {
 	e := &edge.Error{Kind: edge.Unavailable, Code: "unreachable", Message: "The node cannot be reached: " + rootCause(err), Fix: "Check address and network, and that wispgate runs there"}
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {
-		e.Code, e.Message, e.Fix = "ca_unknown", "The node's certificate is signed by a CA that this machine does not trust", "Give the node's ca.pem with --ca-file"
+		e.Code, e.Message, e.Fix = "ca_unknown", "The node's certificate is signed by a CA that this machine does not trust", "Give the node's CA with --ca-file: tls/ca.crt in its data folder, or its /ca.crt"
 	}
 	return e
 }
