@@ -32,13 +32,12 @@ type batch struct {
 	outVec  [batchSize]unix.Iovec
 	segment []byte // control message UDP_SEGMENT
 	plain   bool   // this kernel or device does not segment
-	lost    uint64 // replies the kernel refused
+	lost    uint64 // replies the kernel refused, until somebody counts them
 }
 
 // queued is a reply that waits for flush.
 type queued struct {
-	to      unix.RawSockaddrInet6
-	toLen   uint32
+	to      address
 	off     int
 	size    int
 	control int // octets of ctl in use
@@ -108,11 +107,20 @@ func (b *batch) full(reply []byte) bool {
 	return b.n == batchSize || len(b.arena)+len(reply) > cap(b.arena)
 }
 
-// queue keeps a reply to datagram i until flush.
-func (b *batch) queue(i int, reply, oob []byte) {
+// address is a peer in the kernel's form.
+type address struct {
+	raw  unix.RawSockaddrInet6
+	size uint32
+}
+
+// from returns where datagram i came from, in the kernel's form.
+func (b *batch) from(i int) address { return address{b.peers[i], b.in[i].hdr.Namelen} }
+
+// queue keeps a reply until flush.
+func (b *batch) queue(to *address, reply, oob []byte) {
 	q := &b.replies[b.n]
 	b.n++
-	q.to, q.toLen = b.peers[i], b.in[i].hdr.Namelen
+	q.to = *to
 	q.off, q.size = len(b.arena), len(reply)
 	q.control = copy(q.ctl[:], oob)
 	q.message = 0
@@ -166,7 +174,7 @@ func (b *batch) plan() (messages int) {
 			vec++
 		}
 		o := &b.out[messages-1].hdr
-		o.Name, o.Namelen = (*byte)(unsafe.Pointer(&first.to)), first.toLen
+		o.Name, o.Namelen = (*byte)(unsafe.Pointer(&first.to.raw)), first.to.size
 		o.Iov = &b.outVec[begin]
 		o.SetIovlen(vec - begin)
 		control := first.control

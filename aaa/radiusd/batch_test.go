@@ -74,7 +74,8 @@ func TestABatchOfRepliesArrivesAsItWasQueued(t *testing.T) {
 					}
 					reply := fmt.Sprintf("%0*d", size, i)
 					want[i%2] = append(want[i%2], reply)
-					b.queue(i%2, []byte(reply), nil)
+					to := b.from(i % 2)
+					b.queue(&to, []byte(reply), nil)
 				}
 				messages := b.plan()
 				b.settle(0)
@@ -123,7 +124,7 @@ func TestASocketThatRefusesEverythingIsNoLoop(t *testing.T) {
 	t.Parallel()
 	b := newBatch(4096, true)
 	for range batchSize {
-		b.queue(0, []byte("reply"), nil)
+		b.queue(&address{}, []byte("reply"), nil)
 	}
 	b.flush(^uintptr(0))
 	if b.lost != batchSize || !b.plain || b.n != 0 {

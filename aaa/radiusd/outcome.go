@@ -67,7 +67,7 @@ type kept struct {
 // lane holds what one socket counts and remembers: written by its worker (and by the postman for accounting), so that
 // no two workers share a cache line. The ring's lock is contended only while somebody looks.
 type lane struct {
-	received, accepts, accounting, status, hits, absorbed, kernelDrops atomic.Uint64
+	received, accepts, accounting, status, hits, absorbed, kernelDrops, refused atomic.Uint64
 
 	rejects, drops []atomic.Uint64 // by reason number
 	latency        [len(latencyBounds) + 1]atomic.Uint64
@@ -171,6 +171,7 @@ type Stats struct {
 	Duplicates uint64            // answered from the reply cache, or absorbed while the first was being worked on
 
 	KernelDrops    uint64 // datagrams the kernel had no room for
+	SendsRefused   uint64 // replies the kernel had no room or no route for
 	Pending        int    // waiting for the journal, a delay or a slow password
 	LatencyBounds  []float64
 	LatencyCounts  []uint64 // one more than bounds
@@ -196,6 +197,7 @@ func (s *Server) Stats() Stats {
 		st.Status += l.status.Load()
 		st.Duplicates += l.hits.Load() + l.absorbed.Load()
 		st.KernelDrops += l.kernelDrops.Load()
+		st.SendsRefused += l.refused.Load()
 		st.LatencySeconds += time.Duration(l.latencySum.Load()).Seconds()
 		for i := range l.latency {
 			st.LatencyCounts[i] += l.latency[i].Load()

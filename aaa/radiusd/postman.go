@@ -3,6 +3,8 @@ package radiusd
 import (
 	"sync/atomic"
 	"time"
+
+	"wispgate/aaa/packet"
 )
 
 // The timer wheel: coarse, since a reject delay need not be exact.
@@ -23,9 +25,14 @@ type postman struct {
 	count int
 	tick  int64
 	held  atomic.Int64
+	io    *batch   // replies to be sent together
+	via   *worker  // by whose socket
+	done  *pending // whose replies they are
 }
 
-func newPostman(s *Server) *postman { return &postman{s: s, kick: make(chan struct{}, 1)} }
+func newPostman(s *Server) *postman {
+	return &postman{s: s, kick: make(chan struct{}, 1), io: newBatch(packet.MaxLen, false)}
+}
 
 // now sends p's reply as soon as may be.
 func (m *postman) now(p *pending) {
@@ -91,6 +98,7 @@ func (m *postman) collect() {
 		}
 		p = next
 	}
+	m.send()
 }
 
 func (m *postman) ticks() int64 { return int64(m.s.cfg.Now().Sub(m.s.start)) / int64(wheelTick) }
@@ -103,12 +111,14 @@ func (m *postman) turn() {
 		m.empty(&m.slots[m.tick%wheelSlots])
 	}
 	m.tick = max(m.tick, now)
+	m.send()
 }
 
 func (m *postman) flush() {
 	for i := range m.slots {
 		m.empty(&m.slots[i])
 	}
+	m.send()
 }
 
 func (m *postman) empty(slot **pending) {
@@ -122,13 +132,34 @@ func (m *postman) empty(slot **pending) {
 	}
 }
 
+// deliver queues p's reply behind others that leave by the same socket.
 func (m *postman) deliver(p *pending) {
-	if p.w.accounting {
-		p.w.accounted(p)
+	w := p.w
+	if w != m.via || m.io.full(p.reply) {
+		m.send()
+		m.via = w
+		m.io.plain = w.plain
+	}
+	if w.accounting {
+		w.accounted(p)
 	}
 	if len(p.reply) > 0 {
-		_, _, _ = p.w.conn.WriteMsgUDPAddrPort(p.reply, p.oob[:p.oobLen], p.peer)
+		m.io.queue(&p.to, p.reply, p.oob[:p.oobLen])
 	}
-	p.w.s.inFlight.Add(-1)
-	p.w.finished.push(p)
+	p.next, m.done = m.done, p
+}
+
+// send sends what deliver has queued and gives the requests back to their worker.
+func (m *postman) send() {
+	if m.done == nil {
+		return
+	}
+	m.via.flush(m.io)
+	for p := m.done; p != nil; {
+		next := p.next
+		m.s.inFlight.Add(-1)
+		m.via.finished.push(p)
+		p = next
+	}
+	m.done = nil
 }

@@ -92,7 +92,7 @@ func (s *Server) bind(addr string, accounting bool, bound *[]netip.AddrPort) err
 	for _, c := range conns {
 		w := &worker{
 			engine: s.newEngine(), conn: c, accounting: accounting, cache: newCache(s.cfg.CacheEntries, int64(s.cfg.CacheFor)),
-			io: newBatch(packet.MaxLen, segments(c)),
+			io: newBatch(packet.MaxLen, segments(c)), plain: !segments(c), fd: descriptor(c),
 		}
 		w.oob.init()
 		if !accounting {

@@ -65,6 +65,9 @@ func onSocket(c syscall.RawConn, do func(fd int) error) error {
 	return inner
 }
 
+// sendBuffer holds the replies of a storm in octets: a full one loses replies rather than making anybody wait.
+const sendBuffer = 1 << 20
+
 // prepare asks for what each datagram should tell (the address it was sent to, when it arrived, how many were lost
 // before it) and for a large receive buffer. A socket bound to one address answers from it anyway, so only a wildcard
 // asks where a datagram went. It returns the granted size in octets.
@@ -86,6 +89,9 @@ func prepare(fd, buffer int, wildcard bool) (int, error) {
 	// Without these a kernel is still served; the stale check and the drop counter then see nothing.
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS_NEW, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, sendBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, sendBuffer)
+	}
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, buffer) != nil { // needs CAP_NET_ADMIN
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, buffer); err != nil {
 			return 0, err
@@ -93,6 +99,14 @@ func prepare(fd, buffer int, wildcard bool) (int, error) {
 	}
 	size, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF)
 	return size / 2, err // the kernel doubles it for its own bookkeeping
+}
+
+// descriptor returns the number of the socket, for calls that move several datagrams. It is valid until c is closed.
+func descriptor(c *net.UDPConn) (fd uintptr) {
+	if rc, err := c.SyscallConn(); err == nil {
+		_ = rc.Control(func(n uintptr) { fd = n })
+	}
+	return fd
 }
 
 // segments reports whether the kernel knows UDP_SEGMENT (Linux 4.18). An older one would ignore the control message and

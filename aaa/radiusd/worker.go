@@ -24,12 +24,13 @@ type source struct {
 type worker struct {
 	*engine
 	conn       *net.UDPConn
+	plain      bool // its kernel does not know UDP_SEGMENT
 	accounting bool
 	cache      *cache
 	oob        control
 	io         *batch
-	fd         uintptr
-	at         int // the datagram of the batch being served
+	fd         uintptr // of conn, which is closed after everybody has stopped
+	to         address // of the datagram being served
 	served     uint64
 	failure    error // of the last receive
 
@@ -47,6 +48,7 @@ type pending struct {
 	entry   *entry
 	gen     uint32
 	peer    netip.AddrPort
+	to      address
 	oob     [controlRoom]byte
 	oobLen  int
 	due     int64 // wheel tick; 0: at once
@@ -110,7 +112,6 @@ func (w *worker) loop() {
 // readable serves everything that has arrived and returns false to wait for more. The poller's loop calls it again
 // after each edge. A batch that was not full has seen the socket empty, so no edge is missed by not asking once more.
 func (w *worker) readable(fd uintptr) bool {
-	w.fd = fd
 	for !w.s.stopping.Load() {
 		n, errno := w.io.receive(fd)
 		switch errno {
@@ -124,11 +125,12 @@ func (w *worker) readable(fd uintptr) bool {
 			return true
 		}
 		w.drain()
-		for w.at = range n {
-			data, oob := w.io.datagram(w.at)
-			w.serve(data, oob, w.io.peer(w.at))
+		for i := range n {
+			data, oob := w.io.datagram(i)
+			w.to = w.io.from(i)
+			w.serve(data, oob, w.io.peer(i))
 		}
-		w.io.flush(fd)
+		w.flush(w.io)
 		if n < batchSize {
 			return false
 		}
@@ -201,9 +203,17 @@ func (w *worker) finishRun(a action, e *entry) {
 
 func (w *worker) send(reply []byte) {
 	if w.io.full(reply) {
-		w.io.flush(w.fd)
+		w.flush(w.io)
 	}
-	w.io.queue(w.at, reply, w.oob.reply())
+	w.io.queue(&w.to, reply, w.oob.reply())
+}
+
+// flush sends b's replies by this worker's socket and counts what the kernel refused.
+func (w *worker) flush(b *batch) {
+	if b.flush(w.fd); b.lost > 0 {
+		w.lane.refused.Add(b.lost)
+		b.lost = 0
+	}
 }
 
 // hold makes the request pending. It returns nil when the worker holds all it may.
@@ -220,7 +230,7 @@ func (w *worker) hold(e *entry) *pending {
 	}
 	w.cache.take(e, w.src.peer, w.pkt, w.src.at)
 	p.entry, p.gen = e, e.gen
-	p.peer, p.nas, p.who = w.src.peer, w.nas, w.who
+	p.peer, p.to, p.nas, p.who = w.src.peer, w.to, w.nas, w.who
 	p.oobLen = copy(p.oob[:], w.oob.reply())
 	p.due, p.reject, p.failed, p.passed = 0, false, false, false
 	p.reply = append(p.reply[:0], w.out...)
