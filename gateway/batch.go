@@ -39,7 +39,7 @@ func (s *Server) ownRoutes() []*route {
 	read := classes[edge.Report]
 	read.cost = 5
 	get := func(path, name, summary string, body func(*exchange) ([]byte, *edge.Error)) *route {
-		return &route{Route: edge.Route{Method: "GET", Path: path}, method: "GET", pattern: pattern(path), care: read, own: &own{
+		return &route{Route: edge.Route{Method: "GET", Path: path}, care: read, own: &own{
 			name: name, scope: anyScope, summary: summary,
 			run: func(_ context.Context, x *exchange) *edge.Error {
 				b, e := body(x)
@@ -52,7 +52,7 @@ func (s *Server) ownRoutes() []*route {
 	}
 	return []*route{
 		{
-			Route: edge.Route{Method: "POST", Path: batchPath}, method: "POST", pattern: pattern(batchPath), care: batch, body: body,
+			Route: edge.Route{Method: "POST", Path: batchPath}, care: batch, body: body,
 			own: &own{name: "gateway.batch.run", scope: anyScope, summary: "Run up to 100 commands, all or nothing or each for itself.", write: true, run: s.batch},
 		},
 		get(openapiPath, "gateway.openapi.get", "This document: what the credential may call.", func(x *exchange) ([]byte, *edge.Error) { return s.docs.openapi(x.who.Actor) }),

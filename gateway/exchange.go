@@ -37,7 +37,8 @@ type exchange struct {
 
 // state is what belongs to one request alone.
 type state struct {
-	rt      *route // nil until routed
+	rt      *route            // nil until routed
+	params  [maxParams]string // of the path, still escaped
 	who     *Identity
 	started time.Time
 	address netip.Addr

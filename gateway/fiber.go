@@ -3,7 +3,6 @@ package gateway
 import (
 	"errors"
 	"runtime/debug"
-	"strings"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -30,17 +29,7 @@ func (s *Server) build() {
 	server.SecureErrorLogMessage = true
 	server.NoDefaultContentType = true
 	server.HeaderReceived = headerReceived
-	for _, rt := range s.routes {
-		handler := func(c *fiber.Ctx) error {
-			s.serve(c.Context(), rt, func(i int) string { return c.Params(rt.params[i].Name) })
-			return nil
-		}
-		if rt.method == "GET" {
-			app.Get(rt.pattern, handler) // and HEAD
-		} else {
-			app.Add(rt.method, rt.pattern, handler)
-		}
-	}
+	app.All("/*", func(c *fiber.Ctx) error { return s.route(c.Context()) })
 	s.app = app
 	inner := app.Handler()
 	server.Handler = func(ctx *fasthttp.RequestCtx) { s.wrap(ctx, inner) }
@@ -57,11 +46,27 @@ func headerReceived(h *fasthttp.RequestHeader) fasthttp.RequestConfig {
 // maxPublicBody is the body of requests without a credential header, in octets: claim codes, sign-in forms.
 const maxPublicBody = 16 << 10
 
-// pattern is a route's path in Fiber's spelling: {id} becomes :id, and a colon of an action is escaped.
-func pattern(path string) string {
-	path = strings.ReplaceAll(path, ":", "\\:")
-	path = strings.ReplaceAll(path, "{", ":")
-	return strings.ReplaceAll(path, "}", "")
+// route finds the route of a request by its path as it was sent, and serves it.
+func (s *Server) route(ctx *fasthttp.RequestCtx) error {
+	x, _ := ctx.UserValue(exchangeKey).(*exchange)
+	path := view(x.path())
+	if path == "" || path[0] != '/' {
+		return fiber.ErrNotFound
+	}
+	found := s.tree.find(path[1:], &x.params, 0)
+	method := view(x.method())
+	if method == "HEAD" {
+		method = "GET"
+	}
+	switch rt := found[method]; {
+	case rt != nil:
+		s.serve(x, rt)
+		return nil
+	case found != nil:
+		x.set("Allow", found.allow())
+		return fiber.ErrMethodNotAllowed
+	}
+	return fiber.ErrNotFound
 }
 
 // wrap sees every request that fasthttp could read, before Fiber does.

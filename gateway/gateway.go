@@ -110,6 +110,7 @@ type Server struct {
 	log     *slog.Logger
 	app     *fiber.App
 	routes  []*route
+	tree    branch
 	ops     map[string]*route // by operation, for batches: the inputs whole
 	reasons []edge.Reason
 	docs    *documents

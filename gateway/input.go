@@ -16,11 +16,11 @@ func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), l
 
 // input assembles the operation's input as one JSON object: path parameters first, then query or body. All that is wrong with it is
 // said at once; a body is judged only when the address is right.
-func (x *exchange) input(param func(i int) string) *edge.Error {
+func (x *exchange) input() *edge.Error {
 	x.wrapped = x.wantsEnvelope()
 	x.in = append(x.in[:0], '{')
 	for i, p := range x.rt.params {
-		text := param(i)
+		text := x.params[i]
 		raw, ok := unescape(nil, unsafe.Slice(unsafe.StringData(text), len(text)), false)
 		if !ok {
 			x.check.Violate("path", p.Name, "holds an escape that is not valid", "percent-encode UTF-8")

@@ -15,20 +15,19 @@ import (
 // route is a compiled edge.Route.
 type route struct {
 	edge.Route
-	method, pattern string
-	op              *edge.Op
-	care            care
-	params          []*plan.Param          // of the path, in order
-	query           map[string]*plan.Param // of the query; nil: only the reserved ones
-	required        []string               // of the query
-	body            *plan.Plan             // nil: takes no body
-	in              *plan.Plan             // the input whole, for batches
-	hasVersion      bool                   // the answer is one record: its version is the ETag
-	once            bool                   // the first answer may hold a secret that no later one does
-	location        string                 // of what a creation made: the collection's path and a slash
-	own             *own                   // the gateway's own operation, instead of op
-	alias           string                 // tells several routes of one operation apart
-	place           int                    // of the class in edge.Classes
+	op         *edge.Op
+	care       care
+	params     []*plan.Param          // of the path, in order
+	query      map[string]*plan.Param // of the query; nil: only the reserved ones
+	required   []string               // of the query
+	body       *plan.Plan             // nil: takes no body
+	in         *plan.Plan             // the input whole, for batches
+	hasVersion bool                   // the answer is one record: its version is the ETag
+	once       bool                   // the first answer may hold a secret that no later one does
+	location   string                 // of what a creation made: the collection's path and a slash
+	own        *own                   // the gateway's own operation, instead of op
+	alias      string                 // tells several routes of one operation apart
+	place      int                    // of the class in edge.Classes
 }
 
 // own is an operation of the gateway itself.
@@ -74,7 +73,7 @@ const (
 	reasonsPath = "/api/v1/reasons.json"
 )
 
-// compile turns the modules' declarations into routes, actions before the paths they would be taken for.
+// compile turns the modules' declarations into routes.
 func (s *Server) compile() (errs []error) {
 	s.reasons = append(edge.KernelReasons(), Reasons()...)
 	codes := map[string]bool{}
@@ -104,9 +103,10 @@ func (s *Server) compile() (errs []error) {
 	}
 	s.routes = append(s.routes, s.ownRoutes()...)
 	errs = append(errs, collisions(s.routes)...)
-	sort.SliceStable(s.routes, func(i, j int) bool { return earlier(s.routes[i].Path, s.routes[j].Path) })
+	sort.SliceStable(s.routes, func(i, j int) bool { return s.routes[i].Path < s.routes[j].Path })
 	used := map[string]int{}
 	for _, rt := range s.routes {
+		s.tree.add(rt)
 		rt.place = slices.Index(edge.Classes(), rt.class())
 		if used[rt.name()]++; used[rt.name()] > 1 {
 			rt.alias = "." + strconv.Itoa(used[rt.name()])
@@ -139,7 +139,7 @@ func (s *Server) compileOp(op *edge.Op) (errs []error) {
 }
 
 func compileRoute(r edge.Route) (rt *route, errs []error) {
-	rt = &route{Route: r, method: r.Method, op: r.Op, pattern: pattern(r.Path)}
+	rt = &route{Route: r, op: r.Op}
 	rt.care, _ = careFor(r.Op)
 	whole, err := plan.Compile(r.Op.In)
 	if err != nil {
@@ -147,6 +147,9 @@ func compileRoute(r edge.Route) (rt *route, errs []error) {
 	}
 	rt.in = whole
 	names := r.PathParams()
+	if len(names) > maxParams {
+		errs = append(errs, fmt.Errorf("the path has more than %d parameters", maxParams))
+	}
 	for _, name := range names {
 		p, ok := whole.Param(name)
 		if !ok || p.List {
@@ -195,8 +198,7 @@ func hasRoute(routes []*route, method, prefix string) bool {
 	return false
 }
 
-// collisions finds routes of one method that match the same paths: parameters of different names at the same place, or a fixed
-// segment beside a parameter that is not registered first (earlier sees to that).
+// collisions finds routes of one method that match the same paths.
 func collisions(routes []*route) (errs []error) {
 	seen := map[string]string{}
 	for _, rt := range routes {
@@ -214,29 +216,4 @@ func collisions(routes []*route) (errs []error) {
 		seen[form] = rt.Path
 	}
 	return errs
-}
-
-// earlier orders paths so that the more particular one is tried first: fixed segments before parameters, parameters with an action
-// before those without.
-func earlier(a, b string) bool {
-	as, bs := strings.Split(a, "/"), strings.Split(b, "/")
-	for i := 0; i < min(len(as), len(bs)); i++ {
-		if ra, rb := rankOf(as[i]), rankOf(bs[i]); ra != rb {
-			return ra < rb
-		}
-		if as[i] != bs[i] {
-			return as[i] < bs[i]
-		}
-	}
-	return len(as) < len(bs)
-}
-
-func rankOf(segment string) int {
-	switch {
-	case !strings.HasPrefix(segment, "{"):
-		return 0
-	case strings.Contains(segment, ":"):
-		return 1
-	}
-	return 2
 }

@@ -12,8 +12,7 @@ import (
 )
 
 // serve runs a request that has found its route through the pipeline.
-func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *route, param func(i int) string) {
-	x, _ := ctx.UserValue(exchangeKey).(*exchange)
+func (s *Server) serve(x *exchange, rt *route) {
 	x.rt = rt
 	if err := s.cfg.Ready(); err != nil { // without its state the node knows nobody
 		e, _ := edge.AsError(err)
@@ -46,7 +45,7 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *route, param func(i int) st
 			return
 		}
 	}
-	if e := s.run(x, param); e != nil {
+	if e := s.run(x); e != nil {
 		x.refuse(e)
 	}
 	if x.audit {
@@ -55,11 +54,11 @@ func (s *Server) serve(ctx *fasthttp.RequestCtx, rt *route, param func(i int) st
 }
 
 // run judges the input, carries out the operation and answers.
-func (s *Server) run(x *exchange, param func(i int) string) *edge.Error {
+func (s *Server) run(x *exchange) *edge.Error {
 	if e := x.preconditions(); e != nil {
 		return e
 	}
-	if e := x.input(param); e != nil {
+	if e := x.input(); e != nil {
 		return e
 	}
 	ctx := s.base
