@@ -41,13 +41,13 @@ func Describe(attrs []byte) []Named {
 		typ, v := attrs[0], attrs[2:attrs[1]]
 		attrs = attrs[attrs[1]:]
 		if typ != packet.VendorSpecific || len(v) < 4 {
-			out = append(out, describe(standardNames(typ), "Attr-"+strconv.Itoa(int(typ)), v))
+			out = append(out, describe(standardNames[typ], "Attr-"+strconv.Itoa(int(typ)), v))
 			continue
 		}
 		vendor := binary.BigEndian.Uint32(v)
 		for v = v[4:]; len(v) >= 2 && v[1] >= 2 && int(v[1]) <= len(v); v = v[v[1]:] {
 			fallback := "Vendor-" + strconv.FormatUint(uint64(vendor), 10) + "-" + strconv.Itoa(int(v[0]))
-			out = append(out, describe(vendorNames(vendor, v[0]), fallback, v[2:v[1]]))
+			out = append(out, describe(vendorNames[uint64(vendor)<<8|uint64(v[0])], fallback, v[2:v[1]]))
 		}
 	}
 	return out
@@ -87,147 +87,76 @@ func printable(v []byte) bool {
 	return true
 }
 
-func standardNames(typ byte) entry {
-	switch typ {
-	case packet.UserName:
-		return entry{"User-Name", text}
-	case packet.UserPassword:
-		return entry{"User-Password", hidden}
-	case packet.CHAPPassword:
-		return entry{"CHAP-Password", hidden}
-	case packet.NASIPAddress:
-		return entry{"NAS-IP-Address", address}
-	case packet.NASPort:
-		return entry{"NAS-Port", number}
-	case packet.ServiceType:
-		return entry{"Service-Type", number}
-	case packet.FramedProtocol:
-		return entry{"Framed-Protocol", number}
-	case packet.FramedIPAddress:
-		return entry{"Framed-IP-Address", address}
-	case packet.FilterID:
-		return entry{"Filter-Id", text}
-	case packet.ReplyMessage:
-		return entry{"Reply-Message", text}
-	case packet.FramedRoute:
-		return entry{"Framed-Route", text}
-	case packet.State:
-		return entry{"State", octets}
-	case packet.Class:
-		return entry{"Class", octets}
-	case packet.SessionTimeout:
-		return entry{"Session-Timeout", number}
-	case packet.IdleTimeout:
-		return entry{"Idle-Timeout", number}
-	case packet.CalledStationID:
-		return entry{"Called-Station-Id", text}
-	case packet.CallingStationID:
-		return entry{"Calling-Station-Id", text}
-	case packet.NASIdentifier:
-		return entry{"NAS-Identifier", text}
-	case packet.ProxyState:
-		return entry{"Proxy-State", octets}
-	case packet.AcctStatusType:
-		return entry{"Acct-Status-Type", number}
-	case packet.AcctSessionID:
-		return entry{"Acct-Session-Id", text}
-	case packet.NASPortType:
-		return entry{"NAS-Port-Type", number}
-	case packet.TunnelType:
-		return entry{"Tunnel-Type", number}
-	case packet.TunnelMediumType:
-		return entry{"Tunnel-Medium-Type", number}
-	case packet.TunnelPrivateGroupID:
-		return entry{"Tunnel-Private-Group-Id", text}
-	case packet.EAPMessage:
-		return entry{"EAP-Message", octets}
-	case packet.MessageAuthenticator:
-		return entry{"Message-Authenticator", octets}
-	case packet.AcctInterimInterval:
-		return entry{"Acct-Interim-Interval", number}
-	case packet.NASPortID:
-		return entry{"NAS-Port-Id", text}
-	case packet.FramedPool:
-		return entry{"Framed-Pool", text}
-	case packet.FramedIPv6Prefix:
-		return entry{"Framed-IPv6-Prefix", prefix6}
-	case packet.FramedIPv6Pool:
-		return entry{"Framed-IPv6-Pool", text}
-	case packet.ErrorCause:
-		return entry{"Error-Cause", number}
-	case packet.DelegatedIPv6Prefix:
-		return entry{"Delegated-IPv6-Prefix", prefix6}
-	case 171:
-		return entry{"Delegated-IPv6-Prefix-Pool", text}
-	}
-	return entry{}
+// standardNames covers what routers and we send each other.
+var standardNames = map[byte]entry{
+	packet.UserName:             {"User-Name", text},
+	packet.UserPassword:         {"User-Password", hidden},
+	packet.CHAPPassword:         {"CHAP-Password", hidden},
+	packet.NASIPAddress:         {"NAS-IP-Address", address},
+	packet.NASPort:              {"NAS-Port", number},
+	packet.ServiceType:          {"Service-Type", number},
+	packet.FramedProtocol:       {"Framed-Protocol", number},
+	packet.FramedIPAddress:      {"Framed-IP-Address", address},
+	packet.FilterID:             {"Filter-Id", text},
+	packet.ReplyMessage:         {"Reply-Message", text},
+	packet.FramedRoute:          {"Framed-Route", text},
+	packet.State:                {"State", octets},
+	packet.Class:                {"Class", octets},
+	packet.SessionTimeout:       {"Session-Timeout", number},
+	packet.IdleTimeout:          {"Idle-Timeout", number},
+	packet.CalledStationID:      {"Called-Station-Id", text},
+	packet.CallingStationID:     {"Calling-Station-Id", text},
+	packet.NASIdentifier:        {"NAS-Identifier", text},
+	packet.ProxyState:           {"Proxy-State", octets},
+	packet.AcctStatusType:       {"Acct-Status-Type", number},
+	packet.AcctSessionID:        {"Acct-Session-Id", text},
+	packet.NASPortType:          {"NAS-Port-Type", number},
+	packet.TunnelType:           {"Tunnel-Type", number},
+	packet.TunnelMediumType:     {"Tunnel-Medium-Type", number},
+	packet.TunnelPrivateGroupID: {"Tunnel-Private-Group-Id", text},
+	packet.EAPMessage:           {"EAP-Message", octets},
+	packet.MessageAuthenticator: {"Message-Authenticator", octets},
+	packet.AcctInterimInterval:  {"Acct-Interim-Interval", number},
+	packet.NASPortID:            {"NAS-Port-Id", text},
+	packet.FramedPool:           {"Framed-Pool", text},
+	packet.FramedIPv6Prefix:     {"Framed-IPv6-Prefix", prefix6},
+	packet.FramedIPv6Pool:       {"Framed-IPv6-Pool", text},
+	packet.ErrorCause:           {"Error-Cause", number},
+	packet.DelegatedIPv6Prefix:  {"Delegated-IPv6-Prefix", prefix6},
+	171:                         {"Delegated-IPv6-Prefix-Pool", text},
 }
 
-// vendorNames covers what the renderer writes and what carries secrets.
-func vendorNames(vendor uint32, typ byte) entry {
-	switch uint64(vendor)<<8 | uint64(typ) {
-	case vendorMikroTik<<8 | 3:
-		return entry{"Mikrotik-Group", text}
-	case vendorMikroTik<<8 | 8:
-		return entry{"Mikrotik-Rate-Limit", text}
-	case vendorMikroTik<<8 | 16:
-		return entry{"Mikrotik-Wireless-PSK", hidden}
-	case vendorMikroTik<<8 | 17:
-		return entry{"Mikrotik-Total-Limit", number}
-	case vendorMikroTik<<8 | 18:
-		return entry{"Mikrotik-Total-Limit-Gigawords", number}
-	case vendorMikroTik<<8 | 19:
-		return entry{"Mikrotik-Address-List", text}
-	case vendorMikroTik<<8 | 22:
-		return entry{"Mikrotik-Delegated-IPv6-Pool", text}
-	case vendorMikroTik<<8 | 26:
-		return entry{"Mikrotik-Wireless-VLANID", number}
-	case vendorMikroTik<<8 | 27:
-		return entry{"Mikrotik-Wireless-VLANID-Type", number}
-	case vendorWISPr<<8 | 7:
-		return entry{"WISPr-Bandwidth-Max-Up", number}
-	case vendorWISPr<<8 | 8:
-		return entry{"WISPr-Bandwidth-Max-Down", number}
-	case vendorCambium<<8 | 21:
-		return entry{"Cambium-ePMP-Data-VLAN-Id", number}
-	case vendorCambium<<8 | 26:
-		return entry{"Cambium-ePMP-Max-Burst-Uplink-Rate", number}
-	case vendorCambium<<8 | 27:
-		return entry{"Cambium-ePMP-Max-Burst-Downlink-Rate", number}
-	case vendorCanopy<<8 | 6:
-		return entry{"Motorola-Canopy-ULBR", number}
-	case vendorCanopy<<8 | 7:
-		return entry{"Motorola-Canopy-ULBL", number}
-	case vendorCanopy<<8 | 8:
-		return entry{"Motorola-Canopy-DLBR", number}
-	case vendorCanopy<<8 | 9:
-		return entry{"Motorola-Canopy-DLBL", number}
-	case vendorCanopy<<8 | 21:
-		return entry{"Motorola-Canopy-VLIGVID", number}
-	case vendorCisco<<8 | 1:
-		return entry{"Cisco-AVPair", text}
-	case vendorERX<<8 | 26:
-		return entry{"ERX-Qos-Profile-Name", text}
-	case vendorERX<<8 | 65:
-		return entry{"ERX-Service-Activate", octets}
-	case vendorHuawei<<8 | 2:
-		return entry{"Huawei-Input-Average-Rate", number}
-	case vendorHuawei<<8 | 3:
-		return entry{"Huawei-Input-Peak-Rate", number}
-	case vendorHuawei<<8 | 5:
-		return entry{"Huawei-Output-Average-Rate", number}
-	case vendorHuawei<<8 | 6:
-		return entry{"Huawei-Output-Peak-Rate", number}
-	case vendorHuawei<<8 | 95:
-		return entry{"Huawei-Policy-Name", text}
-	case vendorChilliSpot<<8 | 3:
-		return entry{"ChilliSpot-Max-Total-Octets", number}
-	case vendorChilliSpot<<8 | 4:
-		return entry{"ChilliSpot-Bandwidth-Max-Up", number}
-	case vendorChilliSpot<<8 | 5:
-		return entry{"ChilliSpot-Bandwidth-Max-Down", number}
-	case vendorChilliSpot<<8 | 23:
-		return entry{"ChilliSpot-Max-Total-Gigawords", number}
-	}
-	return entry{}
+// vendorNames covers what the renderer writes and what carries secrets; the key is vendor<<8 | type.
+var vendorNames = map[uint64]entry{
+	vendorMikroTik<<8 | 3:    {"Mikrotik-Group", text},
+	vendorMikroTik<<8 | 8:    {"Mikrotik-Rate-Limit", text},
+	vendorMikroTik<<8 | 16:   {"Mikrotik-Wireless-PSK", hidden},
+	vendorMikroTik<<8 | 17:   {"Mikrotik-Total-Limit", number},
+	vendorMikroTik<<8 | 18:   {"Mikrotik-Total-Limit-Gigawords", number},
+	vendorMikroTik<<8 | 19:   {"Mikrotik-Address-List", text},
+	vendorMikroTik<<8 | 22:   {"Mikrotik-Delegated-IPv6-Pool", text},
+	vendorMikroTik<<8 | 26:   {"Mikrotik-Wireless-VLANID", number},
+	vendorMikroTik<<8 | 27:   {"Mikrotik-Wireless-VLANID-Type", number},
+	vendorWISPr<<8 | 7:       {"WISPr-Bandwidth-Max-Up", number},
+	vendorWISPr<<8 | 8:       {"WISPr-Bandwidth-Max-Down", number},
+	vendorCambium<<8 | 21:    {"Cambium-ePMP-Data-VLAN-Id", number},
+	vendorCambium<<8 | 26:    {"Cambium-ePMP-Max-Burst-Uplink-Rate", number},
+	vendorCambium<<8 | 27:    {"Cambium-ePMP-Max-Burst-Downlink-Rate", number},
+	vendorCanopy<<8 | 6:      {"Motorola-Canopy-ULBR", number},
+	vendorCanopy<<8 | 7:      {"Motorola-Canopy-ULBL", number},
+	vendorCanopy<<8 | 8:      {"Motorola-Canopy-DLBR", number},
+	vendorCanopy<<8 | 9:      {"Motorola-Canopy-DLBL", number},
+	vendorCanopy<<8 | 21:     {"Motorola-Canopy-VLIGVID", number},
+	vendorCisco<<8 | 1:       {"Cisco-AVPair", text},
+	vendorERX<<8 | 26:        {"ERX-Qos-Profile-Name", text},
+	vendorERX<<8 | 65:        {"ERX-Service-Activate", octets},
+	vendorHuawei<<8 | 2:      {"Huawei-Input-Average-Rate", number},
+	vendorHuawei<<8 | 3:      {"Huawei-Input-Peak-Rate", number},
+	vendorHuawei<<8 | 5:      {"Huawei-Output-Average-Rate", number},
+	vendorHuawei<<8 | 6:      {"Huawei-Output-Peak-Rate", number},
+	vendorHuawei<<8 | 95:     {"Huawei-Policy-Name", text},
+	vendorChilliSpot<<8 | 3:  {"ChilliSpot-Max-Total-Octets", number},
+	vendorChilliSpot<<8 | 4:  {"ChilliSpot-Bandwidth-Max-Up", number},
+	vendorChilliSpot<<8 | 5:  {"ChilliSpot-Bandwidth-Max-Down", number},
+	vendorChilliSpot<<8 | 23: {"ChilliSpot-Max-Total-Gigawords", number},
 }
