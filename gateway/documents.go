@@ -21,7 +21,7 @@ type documents struct {
 }
 
 // maxViews bounds the OpenAPI documents kept; beyond it they are made for each request.
-const maxViews = 16
+const maxViews = 4
 
 func newDocuments(s *Server) (*documents, error) {
 	d := &documents{s: s, pages: map[string]*page{}, byView: map[string][]byte{}}

@@ -32,7 +32,7 @@ func TestTheTreeFindsTheMostParticularRoute(t *testing.T) {
 		{"POST", "/a", "/a", ""},
 		{"GET", "/a/by-name/x:stop", "/a/by-name/{name}", "x:stop"},
 		{"GET", "/a/mine/parts", "/a/mine/parts", ""},
-		{"GET", "/a/mine/parts/7", "/a/{id}/parts/{part}", "mine 7"}, // back from the fixed segment
+		{"GET", "/a/mine/parts/7", "/a/{id}/parts/{part}", "mine 7"},       // back from the fixed segment
 		{"GET", "/a/by-name/parts/7", "/a/{id}/parts/{part}", "by-name 7"}, // three segments are no name
 		{"GET", "/a/", "", ""},
 		{"GET", "/a/1/", "", ""},
