@@ -216,6 +216,14 @@ func TestExpiryHasAGraceAndAnUntrustedClockExpiresNobody(t *testing.T) {
 	pol, slow := w.policy("Home", 50_000, 10_000), w.policy("Walled", 64, 64)
 	w.login(sub1, "ann", "s3cret")
 	until := edgetest.Start.Add(time.Hour)
+	for _, onExpiry := range []string{"throttle", "walled"} {
+		w.access(sub1, m{"status": "active", "policy_id": pol.ID, "valid_until": until, "on_expiry": onExpiry, "revision": 1})
+		r := w.request("ann", "")
+		r.Now = until
+		if d := w.index.Decide(r, w.index.Lookup(r)); d.Verdict != radiusd.Refuse || reasonOf(d) != aaa.CodeExpired {
+			t.Errorf("%s without a policy for it: got %v %s, want a refusal", onExpiry, d.Verdict, reasonOf(d))
+		}
+	}
 	for _, tc := range []struct {
 		name, onExpiry string
 		after          time.Duration

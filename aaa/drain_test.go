@@ -241,9 +241,13 @@ func TestAClassOfOursNamesTheCredential(t *testing.T) {
 	forged := acct.NewClassSigner([32]byte{2})
 	class := acct.Class{Tenant: []byte("hill"), Credential: []byte(c.ID), Revision: 77, Session: 1}
 	j := newMemory()
-	for i, signer := range []*acct.ClassSigner{key, forged} {
+	foreign := class
+	foreign.Tenant = []byte("valley")
+	for i, signer := range []*acct.ClassSigner{key, forged, key} {
 		r := acct.Record{Tenant: []byte("hill"), NAS: []byte(nas1), Status: acct.Start, Arrived: edgetest.Start.UnixNano(), SessionID: []byte(fmt.Sprint(i)), UserName: []byte("outer")}
-		r.Class = signer.Append(nil, &class)[2:]
+		if r.Class = signer.Append(nil, &class)[2:]; i == 2 {
+			r.Class = signer.Append(nil, &foreign)[2:]
+		}
 		j.append(r.Append(nil))
 	}
 	d := newDrainer(j)
@@ -251,7 +255,7 @@ func TestAClassOfOursNamesTheCredential(t *testing.T) {
 	d.Class = reader.Parse
 	stop := supervise(t, w.Exec, d)
 	defer stop()
-	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == 2 }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == 3 }, func() string { return fmt.Sprint(d.Position()) })
 	for _, s := range w.sessions(m{"login": "outer"}) {
 		if ours := s.AcctSessionID == "0"; ours != (s.Credential == c.ID && s.Revision == 77) {
 			t.Errorf("session %s is attributed to %q, revision %d", s.AcctSessionID, s.Credential, s.Revision)

@@ -2,6 +2,7 @@ package aaa_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -163,4 +164,27 @@ func (tw *tower) accounting(status acct.StatusType, secs uint32, class []byte, g
 	}
 }
 
-var _ edge.Executor = (*failing)(nil)
+// TestALoginWhoseSecretHasNotComeTakesNoPassword covers the moments in which the index is being filled.
+func TestALoginWhoseSecretHasNotComeTakesNoPassword(t *testing.T) {
+	t.Parallel()
+	tw := newTower(t)
+	feed := func(tables map[string]m) {
+		for table, rec := range tables {
+			raw, err := json.Marshal(rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tw.index.Watch().Apply(false, 1, []edge.Change{{Tenant: "hill", Table: table, ID: edge.ID(rec["id"].(string)), Val: raw}})
+		}
+	}
+	const id = "0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2e01"
+	feed(map[string]m{
+		"aaa.policy":      {"id": "pol_" + id, "down_kbps": 1, "up_kbps": 1},
+		"aaa.entitlement": {"id": "ent_" + id, "credential_id": "crd_" + id, "login": "ann", "type": "pap_chap", "decision": "allow", "reason": "active", "policy_id": "pol_" + id, "mac_binding": "off"},
+	})
+	for _, password := range []string{"", "ann", "s3cret"} {
+		if got, _ := tw.access("ann", password, false); got != packet.AccessReject {
+			t.Errorf("password %q: got %v, want a reject", password, got)
+		}
+	}
+}
