@@ -29,6 +29,7 @@ type routerSim struct {
 	authTo  string
 	acctTo  string
 	begun   time.Time
+	running bool          // since before this run: its sessions were kept
 	ports   atomic.Uint32 // counts session ids
 	access  *radclient.Client
 	account *radclient.Client
@@ -109,13 +110,14 @@ func newRouterSim(dir string, state *demoState, people []person, auth, acct stri
 	if r.account, err = radclient.Dial(acct, r.secret, time.Now, opts); err != nil {
 		return nil, errors.Join(err, r.access.Close())
 	}
+	r.running = r.remember()
 	return r, nil
 }
 
 // run lives until ctx ends; then the sessions are kept for the next run.
 func (r *routerSim) run(ctx context.Context) error {
 	defer func() { _ = r.access.Close(); _ = r.account.Close() }()
-	if !r.remember() {
+	if !r.running {
 		r.announce(ctx)
 	}
 	var wg sync.WaitGroup
@@ -277,8 +279,6 @@ func (r *routerSim) remember() bool {
 	if json.Unmarshal(raw, &list) != nil || os.Remove(r.file) != nil {
 		return false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, s := range list {
 		r.saved[s.Login+" "+s.MAC] = s
 	}

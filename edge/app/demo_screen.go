@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -84,31 +85,63 @@ func (s *screen) draw() {
 		b.WriteString("\x1b[2J")
 	}
 	page := s.page()
-	for row, line := range page {
-		if line != rowBelow && (row >= len(s.shown) || s.shown[row] != line) {
-			fmt.Fprintf(&b, "\x1b[%d;1H\x1b[2K%s", row+1, line)
-		}
+	for len(page) < len(s.shown) {
+		page = append(page, "")
 	}
+	for row, line := range page {
+		if line == rowBelow || row < len(s.shown) && s.shown[row] == line {
+			continue
+		}
+		for below := row + 1; below < len(page) && page[below] == rowBelow; below++ {
+			fmt.Fprintf(&b, "\x1b[%d;1H\x1b[2K", below+1)
+		}
+		fmt.Fprintf(&b, "\x1b[%d;1H\x1b[2K%s", row+1, line)
+	}
+	b.WriteString("\x1b[2;1H") // an empty row: what is typed shows there
 	s.shown = page
 	_, _ = s.out.WriteString(b.String())
 }
 
-// page is the whole page: the sums, three lists that share the room there is, and at the bottom what to type.
+// page is the whole page: the sums, three lists that share the room there is, and at the bottom what to type. On a small terminal the
+// lists give way first.
 func (s *screen) page() []string {
-	top, bottom := s.sums(), s.tryIt()
-	room := s.height - len(top) - len(bottom) - 3 // headings
-	refused := min(max(room/2, 1), 16)
-	accepted := max((room-refused)/2, 1)
-	hooks := max(room-refused-accepted, 1)
-	page := top
-	page = append(page, s.heading("Refused, and why"))
-	page = append(page, s.refusals(refused)...)
-	page = append(page, s.heading("Accepted"))
-	page = append(page, s.list(accepted, styleGood, wasAccepted)...)
-	page = append(page, s.heading("Signed webhooks, as the receiver sees them"))
-	page = append(page, s.list(hooks, styleGood, wasDelivered, wasRetried, wasPutOff)...)
+	page, bottom := s.sums(), s.tryIt()
+	const headings = 3
+	room := s.height - len(page) - len(bottom) - headings
+	gap := 0
+	if room >= 20 {
+		gap = 1
+		room -= headings
+	}
+	if room >= headings {
+		refused := min(room/2, 16)
+		accepted := (room - refused) / 2
+		for _, part := range []struct {
+			name string
+			rows []string
+		}{
+			{"Refused, and why", s.refusals(refused)},
+			{"Accepted", s.list(accepted, styleGood, wasAccepted)},
+			{"Signed webhooks, as the receiver sees them", s.list(room-refused-accepted, styleGood, wasDelivered, wasRetried, wasPutOff)},
+		} {
+			page = append(append(page, s.heading(part.name)), part.rows...)
+			page = append(page, make([]string, gap)...)
+		}
+	}
 	page = append(page, bottom...)
-	return page[:min(len(page), s.height)]
+	return whole(page, s.height)
+}
+
+// whole cuts a page to a height without cutting a line that wraps.
+func whole(page []string, height int) []string {
+	if len(page) <= height {
+		return page
+	}
+	cut := height
+	for cut > 0 && page[cut] == rowBelow {
+		cut--
+	}
+	return page[:cut]
 }
 
 func (s *screen) heading(text string) string {
@@ -133,9 +166,9 @@ func (s *screen) sums() []string {
 		forged = s.in(styleAlarm, fmt.Sprintf("%d forged", n))
 	}
 	up := time.Since(d.begun).Round(time.Second)
-	row := func(name, text string) string { return s.in(styleDim, fmt.Sprintf(" %-12s", name)) + text }
+	row := func(name, text string) string { return fit(s.in(styleDim, fmt.Sprintf(" %-12s", name))+text, s.width) }
 	return []string{
-		s.in(styleBold, clip(" WISPGate Edge", s.width)) + s.in(styleDim, clip(fmt.Sprintf("  a tower, a NOC and a router on loopback · %s · %s", up, doing), s.width-14)),
+		fit(s.in(styleBold, " WISPGate Edge")+s.in(styleDim, fmt.Sprintf("  a tower, a NOC and a router on loopback · %s · %s", up, doing)), s.width),
 		"",
 		row("Subscribers", fmt.Sprintf("%s of %d online · %s accepted · %s refused · %s silent", s.in(styleBold, count(b.online.Load())), b.subscribers.Load(), count(b.accepted.Load()), count(b.refused.Load()), count(b.silent.Load()))),
 		row("Usage", fmt.Sprintf("%s down · %s up · %s records durable", s.in(styleBold, bytesText(b.dnBytes.Load())), bytesText(b.upBytes.Load()), count(b.accounted.Load()))),
@@ -199,7 +232,7 @@ func (s *screen) tryIt() []string {
 		return []string{s.in(styleDim, " Starting …")}
 	}
 	out := []string{s.heading("Try it")}
-	for _, a := range s.d.addresses() {
+	for _, a := range s.d.addresses(s.height < 36) {
 		out = append(out, clip(fmt.Sprintf(" %-10s %s", a[0], a[1]), s.width))
 	}
 	for _, c := range s.d.curls() {
@@ -209,6 +242,17 @@ func (s *screen) tryIt() []string {
 		}
 	}
 	return out
+}
+
+var styles = regexp.MustCompile("\x1b\\[[0-9;]*m")
+
+// fit leaves a styled line as it is when it fits, and else cuts it and drops its styles.
+func fit(line string, width int) string {
+	plain := styles.ReplaceAllString(line, "")
+	if utf8.RuneCountInString(plain) <= width {
+		return line
+	}
+	return clip(plain, width)
 }
 
 // clip cuts a text to a width in runes.

@@ -24,9 +24,15 @@ func (d *demo) show(ctx context.Context) {
 	d.view.Go(func() { p.run(ctx) })
 }
 
-// addresses are where everything answers.
-func (d *demo) addresses() [][2]string {
+// addresses are where everything answers; in short they take two lines.
+func (d *demo) addresses(short bool) [][2]string {
 	p := d.state.Ports
+	if short {
+		return [][2]string{
+			{"API", fmt.Sprintf("https://%s · relay :%d · metrics :%d · RADIUS :%d, :%d", loopback(p.API), p.RelayAPI, p.Admin, p.Auth, p.Acct)},
+			{"key", d.state.NodeKey},
+		}
+	}
 	return [][2]string{
 		{"API, docs", "https://" + loopback(p.API) + "/docs"},
 		{"metrics", "http://" + loopback(p.Admin) + "/metrics"},
@@ -67,7 +73,7 @@ func (p *printer) try() {
 		return
 	}
 	p.told = true
-	for _, a := range p.d.addresses() {
+	for _, a := range p.d.addresses(false) {
 		p.line("  %-10s %s", a[0], a[1])
 	}
 	p.line("Try it: list subscribers, ask why one is refused, suspend one (and see it refused within half a minute):")
