@@ -66,7 +66,8 @@ func (u *runner) run(ctx, attempt context.Context) {
 	defer timer.Stop()
 	for {
 		var next due
-		if ctx.Err() == nil {
+		stopping := ctx.Err() != nil // asked once: the wait below must agree with what follows here
+		if !stopping {
 			t := u.d.r.reg.get(u.tenant, u.id)
 			if t == nil {
 				if u.underWay == 0 && u.remove(ctx) {
@@ -89,7 +90,7 @@ func (u *runner) run(ctx, attempt context.Context) {
 		}
 		timer.Reset(wait)
 		stop := ctx.Done()
-		if ctx.Err() != nil {
+		if stopping {
 			stop = nil // only attempts under way are waited for
 		}
 		select {
