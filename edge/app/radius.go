@@ -113,6 +113,9 @@ func (n *Node) listenRADIUS() error {
 
 // listenError says which address could not be taken and which setting names it.
 func listenError(what, keys string, err error) error {
+	if e, ok := edge.AsError(err); ok { // the room has said it better
+		return e
+	}
 	return &edge.Error{
 		Kind: edge.Unavailable, Code: "listen_failed", Message: fmt.Sprintf("%s cannot listen: %v", what, err),
 		Fix: fmt.Sprintf("Stop the program that uses the address, or choose another with %s", keys),
