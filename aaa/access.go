@@ -16,9 +16,9 @@ type Access struct {
 
 // AccessTerms are billing's verdict on a subscription.
 type AccessTerms struct {
-	Subscription        edge.ID      `json:"subscription_id" check:"prefix=sub"`
-	Customer            edge.ID      `json:"customer_id,omitempty" check:"prefix=cus"`
-	Status              AccessStatus `json:"status"`
+	Subscription        edge.ID      `json:"subscription_id" check:"prefix=sub" doc:"The subscription it belongs to."`
+	Customer            edge.ID      `json:"customer_id,omitempty" check:"prefix=cus" doc:"The subscription's customer."`
+	Status              AccessStatus `json:"status" doc:"Where it stands."`
 	Reasons             []string     `json:"reasons,omitempty" check:"max=8 item.max=32" doc:"Why it is suspended: dunning, admin, fraud, quota, customer."`
 	Policy              edge.ID      `json:"policy_id,omitempty" check:"prefix=pol" doc:"What sessions get."`
 	ExhaustedPolicy     edge.ID      `json:"exhausted_policy_id,omitempty" check:"prefix=pol" doc:"What they get when throttled or in the walled garden; without it they are rejected then."`

@@ -10,21 +10,21 @@ import (
 // Credential is a login of a subscription: what a CPE shows to get online. Its secret lives sealed in a private record beside it.
 type Credential struct {
 	edge.Meta
-	Type           CredentialType   `json:"type"`
+	Type           CredentialType   `json:"type" doc:"What the login proves itself with."`
 	Username       string           `json:"username" doc:"The login, normalised, with its realm; unique per tenant." example:"ann@example.net"`
 	Scheme         Scheme           `json:"scheme" doc:"How its secret is kept."`
-	SubscriptionID edge.ID          `json:"subscription_id"`
+	SubscriptionID edge.ID          `json:"subscription_id" doc:"The subscription it belongs to."`
 	MaxSessions    uint16           `json:"max_sessions" doc:"Sessions at the same time; 0: no limit."`
-	MACBinding     MACBinding       `json:"mac_binding"`
+	MACBinding     MACBinding       `json:"mac_binding" doc:"Whether it works from one device only."`
 	MAC            string           `json:"mac,omitempty" doc:"The device it is bound to." example:"AA:BB:CC:DD:EE:FF"`
 	StaticIP       *netip.Addr      `json:"static_ip,omitempty" doc:"IPv4 address of its sessions; unique per tenant."`
 	StaticPD       *netip.Prefix    `json:"static_pd,omitempty" doc:"IPv6 prefix delegated to it; unique per tenant."`
 	AllowedNAS     []edge.ID        `json:"allowed_nas,omitempty" doc:"Only through these; empty: any."`
-	ValidFrom      *time.Time       `json:"valid_from,omitempty"`
-	ValidUntil     *time.Time       `json:"valid_until,omitempty"`
-	Status         CredentialStatus `json:"status"`
+	ValidFrom      *time.Time       `json:"valid_from,omitempty" doc:"First instant of the login; absent: at once."`
+	ValidUntil     *time.Time       `json:"valid_until,omitempty" doc:"Last instant of the login; absent: no end."`
+	Status         CredentialStatus `json:"status" doc:"Where it stands."`
 	LockedFor      string           `json:"locked_for,omitempty" doc:"Why it is locked, as whoever locked it said."`
-	RotatedAt      *time.Time       `json:"secret_rotated_at,omitempty"`
+	RotatedAt      *time.Time       `json:"secret_rotated_at,omitempty" doc:"When its secret was last replaced."`
 }
 
 // CredentialType says what the login proves itself with.
@@ -151,9 +151,9 @@ const maxCredentials = 24
 
 // CredentialCreated says that a subscription has a new login.
 type CredentialCreated struct {
-	Credential   edge.ID `json:"credential"`
-	Subscription edge.ID `json:"subscription"`
-	Username     string  `json:"username"`
+	Credential   edge.ID `json:"credential" doc:"The login's record."`
+	Subscription edge.ID `json:"subscription" doc:"The subscription."`
+	Username     string  `json:"username" doc:"The login."`
 }
 
 // EventName implements edge.Event.
@@ -164,7 +164,7 @@ func (e CredentialCreated) Subject() edge.ID { return e.Credential }
 
 // CredentialUpdated says that a login's record changed.
 type CredentialUpdated struct {
-	Credential edge.ID `json:"credential"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
 }
 
 // EventName implements edge.Event.
@@ -175,7 +175,7 @@ func (e CredentialUpdated) Subject() edge.ID { return e.Credential }
 
 // CredentialRotated says that a login has a new secret.
 type CredentialRotated struct {
-	Credential edge.ID `json:"credential"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
 }
 
 // EventName implements edge.Event.
@@ -186,8 +186,8 @@ func (e CredentialRotated) Subject() edge.ID { return e.Credential }
 
 // CredentialLocked says that a login is refused until it is unlocked.
 type CredentialLocked struct {
-	Credential edge.ID `json:"credential"`
-	Why        string  `json:"why,omitempty"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
+	Why        string  `json:"why,omitempty" doc:"For the history."`
 }
 
 // EventName implements edge.Event.
@@ -198,7 +198,7 @@ func (e CredentialLocked) Subject() edge.ID { return e.Credential }
 
 // CredentialUnlocked says that a locked login works again.
 type CredentialUnlocked struct {
-	Credential edge.ID `json:"credential"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
 }
 
 // EventName implements edge.Event.
@@ -209,8 +209,8 @@ func (e CredentialUnlocked) Subject() edge.ID { return e.Credential }
 
 // CredentialRevoked says that a login is refused for ever and its secret is gone.
 type CredentialRevoked struct {
-	Credential edge.ID `json:"credential"`
-	Why        string  `json:"why,omitempty"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
+	Why        string  `json:"why,omitempty" doc:"For the history."`
 }
 
 // EventName implements edge.Event.
@@ -221,8 +221,8 @@ func (e CredentialRevoked) Subject() edge.ID { return e.Credential }
 
 // CredentialMACLearned says that a login is bound, from now on, to the device it first came online with.
 type CredentialMACLearned struct {
-	Credential edge.ID `json:"credential"`
-	MAC        string  `json:"mac"`
+	Credential edge.ID `json:"credential" doc:"The login's record."`
+	MAC        string  `json:"mac" doc:"The device's address."`
 }
 
 // EventName implements edge.Event.

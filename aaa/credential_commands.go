@@ -24,8 +24,8 @@ type NewCredential struct {
 	StaticIP       *netip.Addr    `json:"static_ip,omitempty" doc:"IPv4 address of its sessions."`
 	StaticPD       *netip.Prefix  `json:"static_pd,omitempty" doc:"IPv6 prefix delegated to it."`
 	AllowedNAS     []edge.ID      `json:"allowed_nas,omitempty" check:"max=16 item.prefix=nas" doc:"Only through these; empty: any."`
-	ValidFrom      *time.Time     `json:"valid_from,omitempty"`
-	ValidUntil     *time.Time     `json:"valid_until,omitempty"`
+	ValidFrom      *time.Time     `json:"valid_from,omitempty" doc:"First instant of the login; absent: at once."`
+	ValidUntil     *time.Time     `json:"valid_until,omitempty" doc:"Last instant of the login; absent: no end."`
 	Sealed         string         `json:"sealed_password,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
 }
 
@@ -133,16 +133,16 @@ func keepSecret(p edge.Prep, record edge.ID, scheme Scheme, plain *edge.Secret, 
 
 // CredentialChange carries the members of a login that change.
 type CredentialChange struct {
-	ID edge.ID `json:"id" check:"prefix=crd"`
+	ID edge.ID `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 	edge.CommonChange
 	MaxSessions *uint16       `json:"max_sessions,omitempty" check:"max=64" doc:"Sessions at the same time; 0: no limit."`
-	MACBinding  *MACBinding   `json:"mac_binding,omitempty"`
+	MACBinding  *MACBinding   `json:"mac_binding,omitempty" doc:"Whether it works from one device only."`
 	MAC         *string       `json:"mac,omitempty" check:"max=20" doc:"The device it is bound to, in any notation; empty forgets it."`
-	StaticIP    *netip.Addr   `json:"static_ip,omitempty"`
-	StaticPD    *netip.Prefix `json:"static_pd,omitempty"`
+	StaticIP    *netip.Addr   `json:"static_ip,omitempty" doc:"IPv4 address of its sessions."`
+	StaticPD    *netip.Prefix `json:"static_pd,omitempty" doc:"IPv6 prefix delegated to it."`
 	AllowedNAS  *[]edge.ID    `json:"allowed_nas,omitempty" check:"max=16 item.prefix=nas" doc:"Replaces the whole list; empty: any."`
-	ValidFrom   *time.Time    `json:"valid_from,omitempty"`
-	ValidUntil  *time.Time    `json:"valid_until,omitempty"`
+	ValidFrom   *time.Time    `json:"valid_from,omitempty" doc:"First instant of the login; absent: at once."`
+	ValidUntil  *time.Time    `json:"valid_until,omitempty" doc:"Last instant of the login; absent: no end."`
 	Clear       []string      `json:"clear,omitempty" check:"max=4 item.enum=static_ip|static_pd|valid_from|valid_until" doc:"Members to remove."`
 }
 
@@ -209,7 +209,7 @@ func putCredential(tx edge.Tx, c Credential, e edge.Event) (Credential, error) {
 
 // CredentialRotation replaces a login's password.
 type CredentialRotation struct {
-	ID       edge.ID     `json:"id" check:"prefix=crd"`
+	ID       edge.ID     `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 	Password edge.Secret `json:"password,omitempty" check:"min=1 max=128" doc:"Left out, one is minted and shown once in the answer."`
 	Scheme   Scheme      `json:"scheme,omitempty" doc:"sealed_cleartext unless given; argon2id serves PAP only."`
 	Sealed   string      `json:"sealed_password,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
@@ -249,7 +249,7 @@ var RotateCredential = edge.Command[CredentialRotation, Credential]{
 
 // CredentialRebind moves a bound login to another device.
 type CredentialRebind struct {
-	ID  edge.ID `json:"id" check:"prefix=crd"`
+	ID  edge.ID `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 	MAC string  `json:"mac,omitempty" check:"max=20" doc:"The new device, in any notation. Left out, the next device that comes online is learned."`
 }
 
@@ -278,12 +278,12 @@ var RebindCredential = edge.Command[CredentialRebind, Credential]{
 
 // CredentialRef names a login.
 type CredentialRef struct {
-	ID edge.ID `json:"id" check:"prefix=crd"`
+	ID edge.ID `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 }
 
 // CredentialMove names a login and why it moves.
 type CredentialMove struct {
-	ID  edge.ID `json:"id" check:"prefix=crd"`
+	ID  edge.ID `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 	Why string  `json:"why,omitempty" check:"max=200" doc:"For the history."`
 }
 

@@ -22,7 +22,7 @@ func (Verdict) Values() []string {
 // node keeps one per login in memory.
 type Terms struct {
 	Verdict    Verdict    `json:"decision" doc:"Before any date is looked at."`
-	Reason     string     `json:"reason"`
+	Reason     string     `json:"reason" doc:"Stable code of the cause."`
 	ValidFrom  *time.Time `json:"valid_from,omitempty" doc:"First instant of the login."`
 	ValidUntil *time.Time `json:"valid_until,omitempty" doc:"Last instant of the login."`
 	PaidUntil  *time.Time `json:"paid_until,omitempty" doc:"Until when the subscription is paid."`

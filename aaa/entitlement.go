@@ -15,21 +15,21 @@ import (
 // Entitlement is the one record that says what a login may do: derived from the credential and the subscription's access, in the same
 // commit as either. It names its policies; their content is looked up when a login is decided.
 type Entitlement struct {
-	ID           edge.ID        `json:"id"`
-	Credential   edge.ID        `json:"credential_id"`
-	Subscription edge.ID        `json:"subscription_id"`
-	Customer     edge.ID        `json:"customer_id,omitempty"`
-	Login        string         `json:"login"`
-	Type         CredentialType `json:"type"`
+	ID           edge.ID        `json:"id" doc:"Identifier of the record."`
+	Credential   edge.ID        `json:"credential_id" doc:"The credential."`
+	Subscription edge.ID        `json:"subscription_id" doc:"The subscription it belongs to."`
+	Customer     edge.ID        `json:"customer_id,omitempty" doc:"The subscription's customer."`
+	Login        string         `json:"login" doc:"The login, normalised."`
+	Type         CredentialType `json:"type" doc:"What the login proves itself with."`
 	Terms
-	Policy      edge.ID           `json:"policy_id,omitempty"`
-	Exhausted   edge.ID           `json:"exhausted_policy_id,omitempty"`
-	MaxSessions uint16            `json:"max_sessions,omitempty"`
-	MACBinding  MACBinding        `json:"mac_binding"`
-	MAC         string            `json:"mac,omitempty"`
-	AllowedNAS  []edge.ID         `json:"allowed_nas,omitempty"`
-	StaticIP    *netip.Addr       `json:"static_ip,omitempty"`
-	StaticPD    *netip.Prefix     `json:"static_pd,omitempty"`
+	Policy      edge.ID           `json:"policy_id,omitempty" doc:"The policy that holds."`
+	Exhausted   edge.ID           `json:"exhausted_policy_id,omitempty" doc:"The policy for throttled and walled sessions."`
+	MaxSessions uint16            `json:"max_sessions,omitempty" doc:"Sessions at the same time; 0: no limit."`
+	MACBinding  MACBinding        `json:"mac_binding" doc:"Whether it works from one device only."`
+	MAC         string            `json:"mac,omitempty" doc:"The device's address."`
+	AllowedNAS  []edge.ID         `json:"allowed_nas,omitempty" doc:"Only through these; empty: any."`
+	StaticIP    *netip.Addr       `json:"static_ip,omitempty" doc:"IPv4 address of its sessions."`
+	StaticPD    *netip.Prefix     `json:"static_pd,omitempty" doc:"IPv6 prefix delegated to it."`
 	Revision    uint64            `json:"revision" doc:"Changes if and only if what is above changes."`
 	Sources     map[string]uint64 `json:"sources" doc:"The records it follows from, with their versions."`
 }
@@ -139,14 +139,14 @@ func (p *PolicyTerms) Revision() uint64 {
 
 // EntitlementChanged says that what a login may do changed: live sessions are to follow.
 type EntitlementChanged struct {
-	Entitlement  edge.ID `json:"entitlement"`
-	Credential   edge.ID `json:"credential"`
-	Subscription edge.ID `json:"subscription"`
-	Decision     Verdict `json:"decision"`
-	Reason       string  `json:"reason"`
-	Was          Verdict `json:"was,omitempty"`
-	WasReason    string  `json:"was_reason,omitempty"`
-	Revision     uint64  `json:"revision"`
+	Entitlement  edge.ID `json:"entitlement" doc:"What the login may do, with its policy."`
+	Credential   edge.ID `json:"credential" doc:"The login's record."`
+	Subscription edge.ID `json:"subscription" doc:"The subscription."`
+	Decision     Verdict `json:"decision" doc:"What the login may do."`
+	Reason       string  `json:"reason" doc:"Stable code of the cause."`
+	Was          Verdict `json:"was,omitempty" doc:"The decision before."`
+	WasReason    string  `json:"was_reason,omitempty" doc:"Its cause."`
+	Revision     uint64  `json:"revision" doc:"Changes if and only if the content does."`
 }
 
 // EventName implements edge.Event.
@@ -179,12 +179,12 @@ type EntitlementView struct {
 
 // DecisionView shows a Decision.
 type DecisionView struct {
-	Decision Verdict      `json:"decision"`
-	Reason   string       `json:"reason"`
+	Decision Verdict      `json:"decision" doc:"What the login may do."`
+	Reason   string       `json:"reason" doc:"Stable code of the cause."`
 	Says     string       `json:"says" doc:"The reason in one sentence."`
 	Fix      string       `json:"fix" doc:"What to do about it."`
 	Policy   *PolicyTerms `json:"policy,omitempty" doc:"What a session gets now."`
-	PolicyID edge.ID      `json:"policy_id,omitempty"`
+	PolicyID edge.ID      `json:"policy_id,omitempty" doc:"The policy that holds."`
 	Ends     *time.Time   `json:"sessions_end_at,omitempty" doc:"No session may outlive this."`
 	Changes  *time.Time   `json:"changes_at,omitempty" doc:"When the decision changes by itself."`
 	Next     string       `json:"changes_to,omitempty" doc:"The reason from then on."`

@@ -16,14 +16,14 @@ type Recent interface {
 
 // Attempt is one request for a login and what became of it.
 type Attempt struct {
-	At     time.Time `json:"at"`
+	At     time.Time `json:"at" doc:"When it was."`
 	Result string    `json:"result" doc:"accept, reject or drop."`
 	Stage  string    `json:"stage,omitempty" doc:"Where it was decided: nas, integrity, limit, parse, identify, authenticate, authorise, reply."`
-	Reason string    `json:"reason"`
-	Says   string    `json:"says,omitempty"`
-	Fix    string    `json:"fix,omitempty"`
-	NAS    edge.ID   `json:"nas_id,omitempty"`
-	MAC    string    `json:"mac,omitempty"`
+	Reason string    `json:"reason" doc:"Stable code of the cause."`
+	Says   string    `json:"says,omitempty" doc:"The cause in one sentence."`
+	Fix    string    `json:"fix,omitempty" doc:"What to do about it."`
+	NAS    edge.ID   `json:"nas_id,omitempty" doc:"The NAS it came through."`
+	MAC    string    `json:"mac,omitempty" doc:"The device's address."`
 	Method string    `json:"method,omitempty" doc:"pap, chap or mac."`
 }
 
@@ -35,26 +35,26 @@ type ExplainInput struct {
 // Explanation says why a login is allowed or refused, from which records, and what changes it next.
 type Explanation struct {
 	Login        string           `json:"login" doc:"As it is looked up."`
-	Known        bool             `json:"known"`
+	Known        bool             `json:"known" doc:"There is such a login."`
 	Nearest      string           `json:"nearest,omitempty" doc:"The login that is written most alike, when this one is unknown."`
-	Decision     Verdict          `json:"decision"`
-	Reason       string           `json:"reason"`
-	Says         string           `json:"says"`
-	Fix          string           `json:"fix"`
-	Entitlement  *EntitlementView `json:"entitlement,omitempty"`
+	Decision     Verdict          `json:"decision" doc:"What the login may do."`
+	Reason       string           `json:"reason" doc:"Stable code of the cause."`
+	Says         string           `json:"says" doc:"The cause in one sentence."`
+	Fix          string           `json:"fix" doc:"What to do about it."`
+	Entitlement  *EntitlementView `json:"entitlement,omitempty" doc:"What the login may do, with its policy."`
 	Records      []SourceRecord   `json:"records" doc:"What the decision follows from."`
 	Sessions     []Session        `json:"sessions" doc:"Open now, at most 10."`
 	SessionLimit bool             `json:"session_limit_reached,omitempty" doc:"Another device would be refused now."`
 	Recent       []Attempt        `json:"recent" doc:"On this node, newest first."`
 	ClockTrusted bool             `json:"clock_trusted" doc:"Without a trusted clock nothing expires."`
-	At           time.Time        `json:"at"`
+	At           time.Time        `json:"at" doc:"When it was."`
 	StateVersion uint64           `json:"state_version" doc:"The state this was read from."`
 }
 
 // SourceRecord is a record with its version.
 type SourceRecord struct {
-	ID      edge.ID `json:"id"`
-	Version uint64  `json:"version"`
+	ID      edge.ID `json:"id" doc:"Identifier of the record."`
+	Version uint64  `json:"version" doc:"Its version."`
 }
 
 const (

@@ -42,9 +42,9 @@ const startWithin = 30
 func (b *builder) session(c *edge.Change) error {
 	t, id := b.tenant(c.Tenant), uuidOf(c.ID)
 	var rec struct {
-		State      SessionState `json:"state"`
-		Credential edge.ID      `json:"credential_id"`
-		MAC        string       `json:"mac"`
+		State      SessionState `json:"state" doc:"active, stale or closed."`
+		Credential edge.ID      `json:"credential_id" doc:"The credential."`
+		MAC        string       `json:"mac" doc:"The device's address."`
 	}
 	if c.Val != nil {
 		if err := json.Unmarshal(c.Val, &rec); err != nil {

@@ -19,10 +19,10 @@ type NAS struct {
 	Vendor       Vendor       `json:"vendor" doc:"Which attributes its replies carry."`
 	SiteID       edge.ID      `json:"site_id,omitempty" doc:"The site it stands at."`
 	CoAPort      uint16       `json:"coa_port" doc:"UDP port for CoA and Disconnect."`
-	Capabilities Capabilities `json:"capabilities"`
+	Capabilities Capabilities `json:"capabilities" doc:"What the device can do beyond plain RADIUS."`
 	Require      RequireMA    `json:"require_message_authenticator" doc:"Whether requests without Message-Authenticator are dropped; auto: once it has sent one."`
 	SeenMA       bool         `json:"message_authenticator_seen" doc:"It has sent a valid Message-Authenticator."`
-	Status       NASStatus    `json:"status"`
+	Status       NASStatus    `json:"status" doc:"Where it stands."`
 	RotatedAt    *time.Time   `json:"secret_rotated_at,omitempty" doc:"When its shared secret was last replaced."`
 	Rotating     bool         `json:"rotating,omitempty" doc:"The secret before the last rotation is still accepted."`
 }
@@ -148,9 +148,9 @@ func present(key string) []string {
 
 // NASRegistered says that a NAS may ask from now on.
 type NASRegistered struct {
-	NAS        edge.ID      `json:"nas"`
-	Identifier string       `json:"identifier"`
-	Addresses  []netip.Addr `json:"addresses"`
+	NAS        edge.ID      `json:"nas" doc:"The NAS."`
+	Identifier string       `json:"identifier" doc:"Its NAS-Identifier."`
+	Addresses  []netip.Addr `json:"addresses" doc:"Its addresses."`
 }
 
 // EventName implements edge.Event.
@@ -161,7 +161,7 @@ func (e NASRegistered) Subject() edge.ID { return e.NAS }
 
 // NASUpdated says that a NAS's record changed.
 type NASUpdated struct {
-	NAS edge.ID `json:"nas"`
+	NAS edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -172,8 +172,8 @@ func (e NASUpdated) Subject() edge.ID { return e.NAS }
 
 // NASSecretRotated says that a NAS has a new shared secret; KeepsOld that the one before is still accepted.
 type NASSecretRotated struct {
-	NAS      edge.ID `json:"nas"`
-	KeepsOld bool    `json:"keeps_old"`
+	NAS      edge.ID `json:"nas" doc:"The NAS."`
+	KeepsOld bool    `json:"keeps_old" doc:"The secret before is still accepted."`
 }
 
 // EventName implements edge.Event.
@@ -184,7 +184,7 @@ func (e NASSecretRotated) Subject() edge.ID { return e.NAS }
 
 // NASSecretRetired says that the secret before the last rotation is no longer accepted.
 type NASSecretRetired struct {
-	NAS edge.ID `json:"nas"`
+	NAS edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -195,7 +195,7 @@ func (e NASSecretRetired) Subject() edge.ID { return e.NAS }
 
 // NASDisabled says that a NAS is answered with silence from now on.
 type NASDisabled struct {
-	NAS edge.ID `json:"nas"`
+	NAS edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -206,7 +206,7 @@ func (e NASDisabled) Subject() edge.ID { return e.NAS }
 
 // NASEnabled says that a disabled NAS is answered again.
 type NASEnabled struct {
-	NAS edge.ID `json:"nas"`
+	NAS edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -217,8 +217,8 @@ func (e NASEnabled) Subject() edge.ID { return e.NAS }
 
 // NASDeleted says that a NAS is gone; its sessions stay until they go stale.
 type NASDeleted struct {
-	NAS        edge.ID `json:"nas"`
-	Identifier string  `json:"identifier"`
+	NAS        edge.ID `json:"nas" doc:"The NAS."`
+	Identifier string  `json:"identifier" doc:"Its NAS-Identifier."`
 }
 
 // EventName implements edge.Event.

@@ -16,7 +16,7 @@ type NewNAS struct {
 	Vendor       Vendor       `json:"vendor,omitempty" doc:"Which attributes its replies carry; generic unless given." example:"mikrotik"`
 	SiteID       edge.ID      `json:"site_id,omitempty" check:"prefix=sit" doc:"The site it stands at."`
 	CoAPort      uint16       `json:"coa_port,omitempty" check:"min=1" doc:"UDP port for CoA and Disconnect; 3799 unless given."`
-	Capabilities Capabilities `json:"capabilities,omitzero"`
+	Capabilities Capabilities `json:"capabilities,omitzero" doc:"What the device can do beyond plain RADIUS."`
 	Require      RequireMA    `json:"require_message_authenticator,omitempty" doc:"auto unless given."`
 	Sealed       string       `json:"sealed_secret,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
 }
@@ -50,15 +50,15 @@ var RegisterNAS = edge.Command[NewNAS, NAS]{
 
 // NASChange carries the members of a NAS that change.
 type NASChange struct {
-	ID edge.ID `json:"id" check:"prefix=nas"`
+	ID edge.ID `json:"id" check:"prefix=nas" doc:"Identifier of the record."`
 	edge.CommonChange
 	Identifier   *string       `json:"identifier,omitempty" check:"min=1 max=128" pattern:"^[^\\x00-\\x1f\\x7f]+$" doc:"NAS-Identifier the device sends."`
 	Addresses    *[]netip.Addr `json:"addresses,omitempty" check:"min=1 max=8" doc:"Replaces the whole list."`
-	Vendor       *Vendor       `json:"vendor,omitempty"`
-	SiteID       *edge.ID      `json:"site_id,omitempty" check:"prefix=sit"`
-	CoAPort      *uint16       `json:"coa_port,omitempty" check:"min=1"`
-	Capabilities *Capabilities `json:"capabilities,omitempty"`
-	Require      *RequireMA    `json:"require_message_authenticator,omitempty"`
+	Vendor       *Vendor       `json:"vendor,omitempty" doc:"Which attributes its replies carry."`
+	SiteID       *edge.ID      `json:"site_id,omitempty" check:"prefix=sit" doc:"The site it stands at."`
+	CoAPort      *uint16       `json:"coa_port,omitempty" check:"min=1" doc:"UDP port for CoA and Disconnect."`
+	Capabilities *Capabilities `json:"capabilities,omitempty" doc:"What the device can do beyond plain RADIUS."`
+	Require      *RequireMA    `json:"require_message_authenticator,omitempty" doc:"Whether requests without Message-Authenticator are dropped."`
 }
 
 // UpdateNAS changes a NAS's record; its secret has commands of its own.
@@ -93,7 +93,7 @@ var UpdateNAS = edge.Command[NASChange, NAS]{
 
 // NASRotation replaces a NAS's shared secret.
 type NASRotation struct {
-	ID      edge.ID     `json:"id" check:"prefix=nas"`
+	ID      edge.ID     `json:"id" check:"prefix=nas" doc:"Identifier of the record."`
 	Secret  edge.Secret `json:"secret,omitempty" check:"min=8 max=64" doc:"The new shared secret. Left out, one is minted and shown once in the answer."`
 	KeepOld bool        `json:"keep_old,omitempty" doc:"Go on accepting the old secret until it is retired, so that the router can be changed without a gap."`
 	Sealed  string      `json:"sealed_secret,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
@@ -126,7 +126,7 @@ var RotateNASSecret = edge.Command[NASRotation, NAS]{
 
 // NASRef names a NAS.
 type NASRef struct {
-	ID edge.ID `json:"id" check:"prefix=nas"`
+	ID edge.ID `json:"id" check:"prefix=nas" doc:"Identifier of the record."`
 }
 
 // RetireNASSecret ends a rotation.

@@ -10,7 +10,7 @@ import (
 
 // ScriptInput says where the NAS reaches this server.
 type ScriptInput struct {
-	ID       edge.ID    `json:"id" check:"prefix=nas"`
+	ID       edge.ID    `json:"id" check:"prefix=nas" doc:"Identifier of the record."`
 	Server   netip.Addr `json:"server" doc:"Address of the node as the NAS reaches it." example:"10.20.0.2"`
 	AuthPort uint16     `json:"auth_port,omitempty" check:"min=1" doc:"1812 unless given."`
 	AcctPort uint16     `json:"acct_port,omitempty" check:"min=1" doc:"1813 unless given."`
@@ -19,7 +19,7 @@ type ScriptInput struct {
 
 // Script is what to type into a NAS.
 type Script struct {
-	Vendor Vendor   `json:"vendor"`
+	Vendor Vendor   `json:"vendor" doc:"Which attributes its replies carry."`
 	Lines  []string `json:"lines" doc:"Lines for the device's terminal."`
 	Text   string   `json:"text" doc:"The same, ready to paste."`
 }

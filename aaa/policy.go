@@ -113,8 +113,8 @@ var policies = &edge.Table[Policy]{
 
 // PolicyCreated says that plans may refer to a new policy.
 type PolicyCreated struct {
-	Policy edge.ID `json:"policy"`
-	Name   string  `json:"name"`
+	Policy edge.ID `json:"policy" doc:"The policy."`
+	Name   string  `json:"name" doc:"For people; unique per tenant."`
 }
 
 // EventName implements edge.Event.
@@ -125,8 +125,8 @@ func (e PolicyCreated) Subject() edge.ID { return e.Policy }
 
 // PolicyUpdated says that a policy changed, and with it what every login that resolves to it gets. Revision is the new one.
 type PolicyUpdated struct {
-	Policy   edge.ID `json:"policy"`
-	Revision uint64  `json:"revision"`
+	Policy   edge.ID `json:"policy" doc:"The policy."`
+	Revision uint64  `json:"revision" doc:"Changes if and only if the content does."`
 }
 
 // EventName implements edge.Event.
@@ -137,7 +137,7 @@ func (e PolicyUpdated) Subject() edge.ID { return e.Policy }
 
 // PolicyArchived says that a policy is no longer offered; who has it keeps it.
 type PolicyArchived struct {
-	Policy edge.ID `json:"policy"`
+	Policy edge.ID `json:"policy" doc:"The policy."`
 }
 
 // EventName implements edge.Event.
@@ -172,29 +172,29 @@ var CreatePolicy = edge.Command[NewPolicy, Policy]{
 
 // PolicyChange carries the members of a policy that change.
 type PolicyChange struct {
-	ID edge.ID `json:"id" check:"prefix=pol"`
+	ID edge.ID `json:"id" check:"prefix=pol" doc:"Identifier of the record."`
 	edge.CommonChange
 	Name                   *string       `json:"name,omitempty" check:"min=1 max=100" pattern:"^[^\\x00-\\x1f\\x7f]+$" doc:"For people; unique per tenant."`
-	DownKbps               *uint32       `json:"down_kbps,omitempty" check:"min=1 max=100000000"`
-	UpKbps                 *uint32       `json:"up_kbps,omitempty" check:"min=1 max=100000000"`
+	DownKbps               *uint32       `json:"down_kbps,omitempty" check:"min=1 max=100000000" doc:"Rate towards the subscriber, kbit/s."`
+	UpKbps                 *uint32       `json:"up_kbps,omitempty" check:"min=1 max=100000000" doc:"Rate from the subscriber, kbit/s."`
 	BurstDownKbps          *uint32       `json:"burst_down_kbps,omitempty" check:"max=100000000" doc:"0 removes it."`
 	BurstUpKbps            *uint32       `json:"burst_up_kbps,omitempty" check:"max=100000000" doc:"0 removes it."`
-	BurstThresholdDownKbps *uint32       `json:"burst_threshold_down_kbps,omitempty" check:"max=100000000"`
-	BurstThresholdUpKbps   *uint32       `json:"burst_threshold_up_kbps,omitempty" check:"max=100000000"`
-	BurstSeconds           *uint32       `json:"burst_seconds,omitempty" check:"max=3600"`
-	MinDownKbps            *uint32       `json:"min_down_kbps,omitempty" check:"max=100000000"`
-	MinUpKbps              *uint32       `json:"min_up_kbps,omitempty" check:"max=100000000"`
-	Priority               *uint8        `json:"priority,omitempty" check:"max=8"`
+	BurstThresholdDownKbps *uint32       `json:"burst_threshold_down_kbps,omitempty" check:"max=100000000" doc:"Average below which bursting is allowed."`
+	BurstThresholdUpKbps   *uint32       `json:"burst_threshold_up_kbps,omitempty" check:"max=100000000" doc:"Average below which bursting is allowed."`
+	BurstSeconds           *uint32       `json:"burst_seconds,omitempty" check:"max=3600" doc:"Over which the average is taken."`
+	MinDownKbps            *uint32       `json:"min_down_kbps,omitempty" check:"max=100000000" doc:"Guaranteed under contention."`
+	MinUpKbps              *uint32       `json:"min_up_kbps,omitempty" check:"max=100000000" doc:"Guaranteed under contention."`
+	Priority               *uint8        `json:"priority,omitempty" check:"max=8" doc:"1 is served first, 8 last; 0 leaves it to the NAS."`
 	Pool                   *string       `json:"pool,omitempty" check:"max=63" doc:"Empty removes it."`
 	V6Pool                 *string       `json:"v6_pool,omitempty" check:"max=63" doc:"Empty removes it."`
 	PDPool                 *string       `json:"pd_pool,omitempty" check:"max=63" doc:"Empty removes it."`
-	VLAN                   *uint16       `json:"vlan,omitempty" check:"max=4094"`
+	VLAN                   *uint16       `json:"vlan,omitempty" check:"max=4094" doc:"VLAN of the session; 0: none."`
 	Filter                 *string       `json:"filter,omitempty" check:"max=63" doc:"Empty removes it."`
 	AddressList            *string       `json:"address_list,omitempty" check:"max=63" doc:"Empty removes it."`
 	Group                  *string       `json:"group,omitempty" check:"max=63" doc:"Empty removes it."`
-	SessionTimeout         *uint32       `json:"session_timeout,omitempty" check:"max=31536000"`
-	IdleTimeout            *uint32       `json:"idle_timeout,omitempty" check:"max=31536000"`
-	InterimInterval        *uint32       `json:"interim_interval,omitempty" check:"max=86400"`
+	SessionTimeout         *uint32       `json:"session_timeout,omitempty" check:"max=31536000" doc:"Longest session, seconds."`
+	IdleTimeout            *uint32       `json:"idle_timeout,omitempty" check:"max=31536000" doc:"Ends a session without traffic after so many seconds."`
+	InterimInterval        *uint32       `json:"interim_interval,omitempty" check:"max=86400" doc:"Seconds between usage reports."`
 	VendorAttrs            *[]VendorAttr `json:"vendor_attrs,omitempty" check:"max=16" doc:"Replaces the whole list."`
 }
 
@@ -249,7 +249,7 @@ var UpdatePolicy = edge.Command[PolicyChange, Policy]{
 
 // PolicyRef names a policy.
 type PolicyRef struct {
-	ID edge.ID `json:"id" check:"prefix=pol"`
+	ID edge.ID `json:"id" check:"prefix=pol" doc:"Identifier of the record."`
 }
 
 // ArchivePolicy takes a policy out of use for new plans.

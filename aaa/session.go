@@ -14,42 +14,42 @@ import (
 // order, repetition or loss, its totals are the sum over its epochs of the greatest counters seen.
 type Session struct {
 	edge.Meta
-	NAS            edge.ID      `json:"nas_id"`
+	NAS            edge.ID      `json:"nas_id" doc:"The NAS it came through."`
 	AcctSessionID  string       `json:"acct_session_id" doc:"Acct-Session-Id; NASes repeat them."`
 	Login          string       `json:"login" doc:"User-Name, normalised."`
 	Credential     edge.ID      `json:"credential_id,omitempty" doc:"Absent while no credential has this login."`
-	Subscription   edge.ID      `json:"subscription_id,omitempty"`
-	Customer       edge.ID      `json:"customer_id,omitempty"`
+	Subscription   edge.ID      `json:"subscription_id,omitempty" doc:"The subscription it belongs to."`
+	Customer       edge.ID      `json:"customer_id,omitempty" doc:"The subscription's customer."`
 	Incarnation    int          `json:"incarnation" doc:"Counts the uses of one Acct-Session-Id by one login on one NAS."`
-	State          SessionState `json:"state"`
-	StartedAt      time.Time    `json:"started_at"`
+	State          SessionState `json:"state" doc:"active, stale or closed."`
+	StartedAt      time.Time    `json:"started_at" doc:"When it began."`
 	SeenAt         time.Time    `json:"last_seen_at" doc:"Newest packet, by the NAS's time where it is sane."`
-	EndedAt        *time.Time   `json:"ended_at,omitempty"`
+	EndedAt        *time.Time   `json:"ended_at,omitempty" doc:"When it ended; absent while it lasts."`
 	Cause          string       `json:"cause,omitempty" doc:"Why it ended: RFC 2866 section 5.10 in lower case."`
 	Inferred       bool         `json:"inferred,omitempty" doc:"The end is ours to believe, not told by the NAS; a later packet reopens it."`
 	Resurrected    bool         `json:"resurrected,omitempty" doc:"Known from an Interim or Stop without a Start."`
 	Suspect        bool         `json:"suspect,omitempty" doc:"A counter was impossible; it was left out."`
-	MAC            string       `json:"mac,omitempty"`
-	IP             string       `json:"ip,omitempty"`
-	IPv6           string       `json:"ipv6_prefix,omitempty"`
-	PD             string       `json:"delegated_prefix,omitempty"`
-	Port           uint32       `json:"nas_port,omitempty"`
-	PortID         string       `json:"nas_port_id,omitempty"`
-	CalledStation  string       `json:"called_station,omitempty"`
+	MAC            string       `json:"mac,omitempty" doc:"The device's address."`
+	IP             string       `json:"ip,omitempty" doc:"Framed-IP-Address of the session."`
+	IPv6           string       `json:"ipv6_prefix,omitempty" doc:"Framed-IPv6-Prefix of the session."`
+	PD             string       `json:"delegated_prefix,omitempty" doc:"Delegated-IPv6-Prefix of the session."`
+	Port           uint32       `json:"nas_port,omitempty" doc:"NAS-Port: a number the NAS chose."`
+	PortID         string       `json:"nas_port_id,omitempty" doc:"NAS-Port-Id: the interface on the NAS."`
+	CalledStation  string       `json:"called_station,omitempty" doc:"Called-Station-Id: service or access point."`
 	InOctets       uint64       `json:"in_octets" doc:"From the subscriber (upload), cumulative."`
 	OutOctets      uint64       `json:"out_octets" doc:"To the subscriber (download), cumulative."`
-	Seconds        uint64       `json:"seconds"`
+	Seconds        uint64       `json:"seconds" doc:"How long it lasted so far."`
 	UsageKnown     bool         `json:"usage_known" doc:"The NAS counts octets; without it zero means unknown."`
 	Revision       uint64       `json:"revision,omitempty" doc:"The entitlement's revision that it was let in with."`
 	Interim        uint32       `json:"interim_interval" doc:"Seconds within which a packet is expected."`
 	CapKbps        uint32       `json:"cap_kbps,omitempty" doc:"The greater rate of the policy it was let in with; bounds what a wrapped counter may imply."`
 	Epochs         []Epoch      `json:"epochs" doc:"Runs of the counters; a NAS that starts them anew begins another."`
-	FoldedIn       uint64       `json:"folded_in,omitempty"`
-	FoldedOut      uint64       `json:"folded_out,omitempty"`
-	FoldedSeconds  uint64       `json:"folded_seconds,omitempty"`
+	FoldedIn       uint64       `json:"folded_in,omitempty" doc:"Upload octets of runs too old to be kept apart."`
+	FoldedOut      uint64       `json:"folded_out,omitempty" doc:"Download octets of runs too old to be kept apart."`
+	FoldedSeconds  uint64       `json:"folded_seconds,omitempty" doc:"Seconds of runs too old to be kept apart."`
 	FoldedUntil    int64        `json:"folded_until,omitempty" doc:"Records from before this are too late to be counted."`
 	Superseded     bool         `json:"superseded,omitempty" doc:"A later incarnation exists."`
-	LastIncarnated int          `json:"last_incarnation,omitempty"`
+	LastIncarnated int          `json:"last_incarnation,omitempty" doc:"Highest number of incarnation in use."`
 	DueAt          time.Time    `json:"due_at" doc:"When it goes stale, is closed for good, or is forgotten."`
 }
 
@@ -139,10 +139,10 @@ var sessions = &edge.Table[Session]{
 
 // SessionStarted says that a login came online.
 type SessionStarted struct {
-	Session      edge.ID `json:"session"`
-	Credential   edge.ID `json:"credential,omitempty"`
-	Subscription edge.ID `json:"subscription,omitempty"`
-	NAS          edge.ID `json:"nas"`
+	Session      edge.ID `json:"session" doc:"The session."`
+	Credential   edge.ID `json:"credential,omitempty" doc:"The login's record."`
+	Subscription edge.ID `json:"subscription,omitempty" doc:"The subscription."`
+	NAS          edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -153,10 +153,10 @@ func (e SessionStarted) Subject() edge.ID { return e.Session }
 
 // SessionResurrected says that a session is known without its Start, or that one believed dead is alive.
 type SessionResurrected struct {
-	Session      edge.ID `json:"session"`
-	Credential   edge.ID `json:"credential,omitempty"`
-	Subscription edge.ID `json:"subscription,omitempty"`
-	NAS          edge.ID `json:"nas"`
+	Session      edge.ID `json:"session" doc:"The session."`
+	Credential   edge.ID `json:"credential,omitempty" doc:"The login's record."`
+	Subscription edge.ID `json:"subscription,omitempty" doc:"The subscription."`
+	NAS          edge.ID `json:"nas" doc:"The NAS."`
 }
 
 // EventName implements edge.Event.
@@ -167,9 +167,9 @@ func (e SessionResurrected) Subject() edge.ID { return e.Session }
 
 // SessionStale says that a session has been silent for too long.
 type SessionStale struct {
-	Session      edge.ID   `json:"session"`
-	Subscription edge.ID   `json:"subscription,omitempty"`
-	SeenAt       time.Time `json:"last_seen_at"`
+	Session      edge.ID   `json:"session" doc:"The session."`
+	Subscription edge.ID   `json:"subscription,omitempty" doc:"The subscription."`
+	SeenAt       time.Time `json:"last_seen_at" doc:"Newest packet."`
 }
 
 // EventName implements edge.Event.
@@ -180,14 +180,14 @@ func (e SessionStale) Subject() edge.ID { return e.Session }
 
 // SessionStopped says that a session ended, with its totals so far; a late record may still raise them.
 type SessionStopped struct {
-	Session      edge.ID   `json:"session"`
-	Credential   edge.ID   `json:"credential,omitempty"`
-	Subscription edge.ID   `json:"subscription,omitempty"`
-	Cause        string    `json:"cause,omitempty"`
-	EndedAt      time.Time `json:"ended_at"`
-	InOctets     uint64    `json:"in_octets"`
-	OutOctets    uint64    `json:"out_octets"`
-	Seconds      uint64    `json:"seconds"`
+	Session      edge.ID   `json:"session" doc:"The session."`
+	Credential   edge.ID   `json:"credential,omitempty" doc:"The login's record."`
+	Subscription edge.ID   `json:"subscription,omitempty" doc:"The subscription."`
+	Cause        string    `json:"cause,omitempty" doc:"Why it ended."`
+	EndedAt      time.Time `json:"ended_at" doc:"When it ended; absent while it lasts."`
+	InOctets     uint64    `json:"in_octets" doc:"From the subscriber, cumulative."`
+	OutOctets    uint64    `json:"out_octets" doc:"To the subscriber, cumulative."`
+	Seconds      uint64    `json:"seconds" doc:"How long it lasted so far."`
 }
 
 // EventName implements edge.Event.
@@ -199,15 +199,15 @@ func (e SessionStopped) Subject() edge.ID { return e.Session }
 // SessionMeasured carries a session's cumulative totals to whoever rates them: at most once per session and drained batch, and only
 // when they grew or the session closed. Totals never shrink, so the greatest is the truth and repetition is harmless.
 type SessionMeasured struct {
-	Session      edge.ID   `json:"session"`
-	Subscription edge.ID   `json:"subscription"`
-	Credential   edge.ID   `json:"credential"`
-	Start        time.Time `json:"start"`
-	At           time.Time `json:"at"`
-	InOctets     uint64    `json:"in_octets"`
-	OutOctets    uint64    `json:"out_octets"`
-	Seconds      uint64    `json:"seconds"`
-	Closed       bool      `json:"closed"`
+	Session      edge.ID   `json:"session" doc:"The session."`
+	Subscription edge.ID   `json:"subscription" doc:"The subscription."`
+	Credential   edge.ID   `json:"credential" doc:"The login's record."`
+	Start        time.Time `json:"start" doc:"When it began."`
+	At           time.Time `json:"at" doc:"When it was."`
+	InOctets     uint64    `json:"in_octets" doc:"From the subscriber, cumulative."`
+	OutOctets    uint64    `json:"out_octets" doc:"To the subscriber, cumulative."`
+	Seconds      uint64    `json:"seconds" doc:"How long it lasted so far."`
+	Closed       bool      `json:"closed" doc:"The session has ended."`
 }
 
 // EventName implements edge.Event.
@@ -218,7 +218,7 @@ func (e SessionMeasured) Subject() edge.ID { return e.Session }
 
 // SessionRef names a session.
 type SessionRef struct {
-	ID edge.ID `json:"id" check:"prefix=ses"`
+	ID edge.ID `json:"id" check:"prefix=ses" doc:"Identifier of the record."`
 }
 
 // GetSession shows one session.

@@ -11,42 +11,42 @@ import (
 // Fact is one accounting packet as the drainer hands it to the session engine.
 type Fact struct {
 	Seq           uint64  `json:"seq" doc:"Its number in the node's journal."`
-	Status        string  `json:"status" check:"enum=start|interim|stop|on|off"`
-	NAS           edge.ID `json:"nas_id"`
-	AcctSessionID string  `json:"acct_session_id,omitempty" check:"max=300"`
-	Login         string  `json:"login,omitempty" check:"max=800"`
+	Status        string  `json:"status" check:"enum=start|interim|stop|on|off" doc:"Where it stands."`
+	NAS           edge.ID `json:"nas_id" doc:"The NAS it came through."`
+	AcctSessionID string  `json:"acct_session_id,omitempty" check:"max=300" doc:"Acct-Session-Id."`
+	Login         string  `json:"login,omitempty" check:"max=800" doc:"The login, normalised."`
 	Credential    edge.ID `json:"credential_id,omitempty" doc:"From our signed Class."`
 	Revision      uint64  `json:"revision,omitempty" doc:"From our signed Class."`
 	At            int64   `json:"at" doc:"Unix seconds at which the NAS says it happened, or at which it arrived."`
 	Trusted       bool    `json:"trusted,omitempty" doc:"The node's clock was good when it arrived."`
 	Boot          string  `json:"boot,omitempty" check:"max=8" doc:"The node's run in which it arrived."`
 	Mono          int64   `json:"mono,omitempty" doc:"Seconds since that run began: steps of the clock do not move it."`
-	HasSeconds    bool    `json:"has_seconds,omitempty"`
-	Seconds       uint32  `json:"seconds,omitempty"`
-	HasOctets     bool    `json:"has_octets,omitempty"`
+	HasSeconds    bool    `json:"has_seconds,omitempty" doc:"Acct-Session-Time was there."`
+	Seconds       uint32  `json:"seconds,omitempty" doc:"How long it lasted so far."`
+	HasOctets     bool    `json:"has_octets,omitempty" doc:"A counter was there."`
 	Gigawords     bool    `json:"gigawords,omitempty" doc:"The octets are true 64-bit values."`
-	In            uint64  `json:"in,omitempty"`
-	Out           uint64  `json:"out,omitempty"`
-	Cause         uint32  `json:"cause,omitempty"`
-	MAC           string  `json:"mac,omitempty" check:"max=17"`
-	IP            string  `json:"ip,omitempty" check:"max=45"`
-	IPv6          string  `json:"ipv6_prefix,omitempty" check:"max=49"`
-	PD            string  `json:"delegated_prefix,omitempty" check:"max=49"`
-	Port          uint32  `json:"nas_port,omitempty"`
-	PortID        string  `json:"nas_port_id,omitempty" check:"max=800"`
-	CalledStation string  `json:"called_station,omitempty" check:"max=800"`
+	In            uint64  `json:"in,omitempty" doc:"Octets from the subscriber."`
+	Out           uint64  `json:"out,omitempty" doc:"Octets to the subscriber."`
+	Cause         uint32  `json:"cause,omitempty" doc:"Why it ended."`
+	MAC           string  `json:"mac,omitempty" check:"max=17" doc:"The device's address."`
+	IP            string  `json:"ip,omitempty" check:"max=45" doc:"Framed-IP-Address of the session."`
+	IPv6          string  `json:"ipv6_prefix,omitempty" check:"max=49" doc:"Framed-IPv6-Prefix of the session."`
+	PD            string  `json:"delegated_prefix,omitempty" check:"max=49" doc:"Delegated-IPv6-Prefix of the session."`
+	Port          uint32  `json:"nas_port,omitempty" doc:"NAS-Port: a number the NAS chose."`
+	PortID        string  `json:"nas_port_id,omitempty" check:"max=800" doc:"NAS-Port-Id: the interface on the NAS."`
+	CalledStation string  `json:"called_station,omitempty" check:"max=800" doc:"Called-Station-Id: service or access point."`
 }
 
 // Epoch is one run of a session's counters from zero. Start is in Unix seconds: an epoch is told from another by when it began.
 type Epoch struct {
-	Start     int64    `json:"start"`
-	Seconds   int64    `json:"seconds"`
-	In        uint64   `json:"in"`
-	Out       uint64   `json:"out"`
+	Start     int64    `json:"start" doc:"When it began."`
+	Seconds   int64    `json:"seconds" doc:"How long it lasted so far."`
+	In        uint64   `json:"in" doc:"Octets from the subscriber."`
+	Out       uint64   `json:"out" doc:"Octets to the subscriber."`
 	Gigawords bool     `json:"gigawords,omitempty" doc:"The NAS sends the upper 32 bits; without them wraps are inferred."`
 	Samples   []Sample `json:"samples,omitempty" doc:"The newest 32-bit counters, from which wraps are inferred in any order of arrival."`
-	FirstIn   uint64   `json:"first_in,omitempty"`
-	FirstOut  uint64   `json:"first_out,omitempty"`
+	FirstIn   uint64   `json:"first_in,omitempty" doc:"Upload at the first sample, wraps included."`
+	FirstOut  uint64   `json:"first_out,omitempty" doc:"Download at the first sample, wraps included."`
 	Trusted   bool     `json:"trusted,omitempty" doc:"The start comes from a good clock."`
 	Boot      string   `json:"boot,omitempty" doc:"The node's run that first told of it."`
 	Mono      int64    `json:"mono,omitempty" doc:"When it began, in seconds of that run."`
@@ -54,9 +54,9 @@ type Epoch struct {
 
 // Sample is what a NAS without Gigawords counted after so many seconds.
 type Sample struct {
-	Seconds int64  `json:"s"`
-	In      uint32 `json:"i"`
-	Out     uint32 `json:"o"`
+	Seconds int64  `json:"s" doc:"Session time in seconds."`
+	In      uint32 `json:"i" doc:"Octets from the subscriber, low 32 bits."`
+	Out     uint32 `json:"o" doc:"Octets to the subscriber, low 32 bits."`
 }
 
 const (

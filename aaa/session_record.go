@@ -11,7 +11,7 @@ type RecordInput struct {
 	Node        string `json:"node" check:"max=64" doc:"Whose journal."`
 	Incarnation string `json:"incarnation" check:"max=32" doc:"Of the journal: a new disk begins a new one."`
 	To          uint64 `json:"to" doc:"Everything up to this sequence number is in this run or before it."`
-	Facts       []Fact `json:"facts,omitempty" check:"max=500"`
+	Facts       []Fact `json:"facts,omitempty" check:"max=500" doc:"In the order of the journal."`
 }
 
 // RecordOutput says how far the node's journal is drained.
@@ -24,8 +24,8 @@ type RecordOutput struct {
 // read twice counts once.
 type Drain struct {
 	edge.Meta
-	Node        string `json:"node"`
-	Incarnation string `json:"incarnation"`
+	Node        string `json:"node" doc:"Whose journal."`
+	Incarnation string `json:"incarnation" doc:"Of the journal."`
 	Position    uint64 `json:"position"`
 }
 
@@ -83,8 +83,8 @@ var recordSessions = edge.Command[RecordInput, RecordOutput]{
 
 // drainedRef names a journal.
 type drainedRef struct {
-	Node        string `json:"node" check:"max=64"`
-	Incarnation string `json:"incarnation" check:"max=32"`
+	Node        string `json:"node" check:"max=64" doc:"Whose journal."`
+	Incarnation string `json:"incarnation" check:"max=32" doc:"Of the journal."`
 }
 
 // drained tells a drainer where to go on.
@@ -364,14 +364,14 @@ func (r *recorder) finish() error {
 
 // rebootInput closes the sessions of a NAS that began before it restarted.
 type rebootInput struct {
-	NAS edge.ID `json:"nas_id" check:"prefix=nas"`
+	NAS edge.ID `json:"nas_id" check:"prefix=nas" doc:"The NAS it came through."`
 	At  int64   `json:"at" doc:"Unix seconds of the Accounting-On or -Off."`
 }
 
 // rebootOutput says whether some are left.
 type rebootOutput struct {
-	Closed int  `json:"closed"`
-	More   bool `json:"more"`
+	Closed int  `json:"closed" doc:"How many were closed."`
+	More   bool `json:"more" doc:"Some are left."`
 }
 
 const rebootRun = 8 // sessions closed per commit: each is a record, its index entries and two events, and what flows add to them
