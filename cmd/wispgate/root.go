@@ -141,13 +141,18 @@ func (c *cli) fail(err error) int {
 func describe(e *edge.Error) string {
 	var b strings.Builder
 	b.WriteString(strings.TrimSuffix(e.Message, "."))
+	said := false
 	for _, f := range e.Fields {
 		fmt.Fprintf(&b, "\n  %s %s", strings.TrimPrefix(f.Pointer, "/"), f.Reason)
+		if f.Limit != "" {
+			b.WriteString(" (" + f.Limit + ")")
+		}
 		if f.Fix != "" {
 			b.WriteString(": " + f.Fix)
 		}
+		said = said || f.Fix == e.Fix
 	}
-	if e.Fix != "" {
+	if e.Fix != "" && !said {
 		b.WriteString("\n  " + e.Fix)
 	}
 	if e.Code != "usage" && e.Code != "failed" {

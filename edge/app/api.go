@@ -188,10 +188,14 @@ func (a *api) listenAdmin(cfg config.API, ready func() error, metrics []func(io.
 		return nil
 	}
 	c := a.core
+	c.gauges()
 	parts := append([]func(io.Writer){func(w io.Writer) { _ = c.metrics.WritePrometheus(w) }, a.server.WriteMetrics}, metrics...)
 	a.admin, err = gateway.NewAdmin(gateway.AdminConfig{
 		Address: cfg.AdminListen, Ready: ready, Metrics: parts, Profile: true, Logger: c.log,
-		Extra: map[string]http.Handler{"GET /log": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = c.ring.WriteTo(w) })},
+		Extra: map[string]http.Handler{
+			"GET /log":    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = c.ring.WriteTo(w) }),
+			"GET /status": statusPage(c.statusNow),
+		},
 	})
 	if err != nil {
 		return err

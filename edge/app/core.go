@@ -79,6 +79,8 @@ type core struct {
 	journals map[string]*journal.Journal
 	opened   []edge.Module // what the executor and the gateway were made of
 
+	statusNow func() Status // of every tenant, for the local listener
+
 	mu sync.Mutex // guards what a program adds while it runs
 
 	stack []cleanup

@@ -238,6 +238,7 @@ func (n *Node) startUplink() error {
 		return err
 	}
 	n.onStop("uplink", n.uplink.Stop)
+	n.uplinkGauges(n.uplink.Status)
 	n.group.Go("streams", n.attachLoop)
 	return nil
 }

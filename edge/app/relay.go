@@ -102,6 +102,7 @@ func (r *RelayNode) Start() error {
 		return listenError("The broker", "relay.mqtt_listen or relay.mqtt_plain_listen", err)
 	}
 	r.onStop("relay", r.relay.Stop)
+	r.gauges()
 	ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
 	defer cancel()
 	if err := r.cluster.WaitLeader(ctx); err != nil {

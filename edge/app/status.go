@@ -101,6 +101,7 @@ type DriftedKeys struct {
 
 // syncModule is the node's own domain: how it is and whether its state is sound.
 func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) edge.Module {
+	c.statusNow = func() Status { return c.status(program, "", streams) }
 	status := edge.Query[edge.None, Status]{
 		Name: "sync.status.get", Scope: "sync:read", Class: edge.Read, Summary: "Show how the node is: state, streams, disk, clock.",
 		Handle: func(v edge.View, _ edge.None) (Status, error) {
