@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -247,19 +246,6 @@ func code(err error) string {
 		return e.Code
 	}
 	return "none"
-}
-
-// needProgram skips without the program, and fails in CI, where it must be.
-func needProgram(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatalf("%s is not installed", name)
-		}
-		t.Skipf("%s is not installed", name)
-	}
-	return path
 }
 
 // raw is a socket for packets no client would send.

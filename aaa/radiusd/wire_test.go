@@ -23,6 +23,7 @@ import (
 
 	"wispgate/aaa/packet"
 	"wispgate/aaa/radclient"
+	"wispgate/edge/edgetest/peers"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -373,7 +374,7 @@ func (j *instant) Submit(_ uint8, _ []byte, done Done) { j.n++; done.Journaled(1
 // radclient of FreeRADIUS is a peer nobody here wrote.
 func TestRadclientIsContent(t *testing.T) {
 	t.Parallel()
-	program := needProgram(t, "radclient")
+	program := peers.NeedProgram(t, "radclient")
 	n := start(t, nil)
 	run := func(addr, kind, secret, attrs string) string {
 		cmd := exec.Command(program, "-x", "-r", "1", "-t", "1", addr, kind, secret)

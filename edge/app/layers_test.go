@@ -41,6 +41,7 @@ var layers = []layer{
 	{"inventory/...", []string{"edge", "inventory/..."}, nil},
 	{"gateway/authn", []string{"edge", "gateway/..."}, []string{"github.com/golang-jwt/jwt/v5"}},
 	{"gateway/...", []string{"edge", "gateway/..."}, []string{"github.com/gofiber/fiber/v2/...", "github.com/valyala/fasthttp/..."}},
+	{"edge/edgetest/peers", nil, nil},
 	{"edge/edgetest", []string{"edge", "edge/store", "edge/exec", "edge/journal", "edge/vault", "sync/cluster"}, nil},
 	{"edge/app/...", []string{"..."}, nil},
 	{"images/...", []string{"edge", "edge/config"}, nil},
@@ -52,7 +53,7 @@ var shared = []string{"golang.org/x/sys/...", "golang.org/x/crypto/..."}
 
 // testOnly are imported by tests and nothing else.
 var testOnly = []string{
-	"wispgate/edge/edgetest", "github.com/google/go-cmp/...", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal/...",
+	"wispgate/edge/edgetest/...", "github.com/google/go-cmp/...", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal/...",
 	"github.com/anishathalye/porcupine", "github.com/standard-webhooks/...", "github.com/santhosh-tekuri/jsonschema/...",
 }
 

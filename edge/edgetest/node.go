@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -265,20 +264,6 @@ func NoDrift(t testing.TB, h *Harness) {
 	if len(rep.Drift) > 0 {
 		t.Fatalf("derived data differs from a rebuild at version %d: %+v", rep.Version, rep.Drift)
 	}
-}
-
-// NeedProgram skips the test when a peer program is missing; under CI=true that is a failure, because there the peers are installed.
-func NeedProgram(t testing.TB, name string) string {
-	t.Helper()
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("the peer program %s is missing", name)
-	}
-	t.Skipf("the peer program %s is not installed", name)
-	return ""
 }
 
 // Eventually polls until ok returns true, or fails with what state prints.

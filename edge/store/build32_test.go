@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"wispgate/edge/edgetest/peers"
 )
 
 // TestThe32BitBuildsBothWays builds this package's tests for 386 and armv7, without the mended allocator and with it. The plain build
@@ -28,7 +30,7 @@ func TestThe32BitBuildsBothWays(t *testing.T) {
 	} {
 		t.Run(target.name, func(t *testing.T) {
 			if target.emulator != "" {
-				needProgram(t, target.emulator)
+				peers.NeedProgram(t, target.emulator)
 			}
 			plain, err := try32(t, "go", target.env, target.emulator, "TheAllocatorOfThisBuildIsSound|TheLargestBatch")
 			if err == nil || !strings.Contains(plain, "refuses to open the store") || !strings.Contains(plain, "this build corrupts data") {
@@ -58,16 +60,4 @@ func try32(t *testing.T, goCommand string, env []string, emulator, tests string)
 	}
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	return string(out), err
-}
-
-// needProgram skips where a program is missing, and fails in CI.
-func needProgram(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("this test needs %s", name)
-	}
-	t.Skipf("this test needs %s", name)
 }

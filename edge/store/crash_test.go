@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"wispgate/edge/edgetest/peers"
 )
 
 // child runs the writer of the crash tests when this binary was started as one: it commits numbered batches and prints each number after
@@ -152,7 +154,7 @@ func (w *writer) kill(t *testing.T) uint64 {
 // atRandom waits until the writer has acknowledged something beyond n, and then up to most longer.
 func (w *writer) atRandom(t *testing.T, n uint64, most time.Duration) {
 	t.Helper()
-	eventually(t, "the writer writes", func() bool { return w.acked.Load() > n }, func() any { return w.acked.Load() })
+	peers.Eventually(t, "the writer writes", func() bool { return w.acked.Load() > n }, func() any { return w.acked.Load() })
 	select {
 	case <-time.After(rand.N(most)):
 	case <-w.ended:
@@ -160,25 +162,12 @@ func (w *writer) atRandom(t *testing.T, n uint64, most time.Duration) {
 	}
 }
 
-func rounds(t *testing.T, variable string, usual int) int {
-	t.Helper()
-	v := os.Getenv(variable)
-	if v == "" {
-		return usual
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 // TestKillNineLosesNothingAcknowledged kills a writer at random moments, over and over on the same directory. KILLS=n runs it longer.
 func TestKillNineLosesNothingAcknowledged(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	last := uint64(0)
-	for range rounds(t, "KILLS", 4) {
+	for range peers.Rounds(t, "KILLS", 4) {
 		w := startWriter(t, dir)
 		w.atRandom(t, last, 300*time.Millisecond)
 		last = checkCrash(t, dir, w.kill(t))
@@ -193,24 +182,24 @@ func TestAPowerCutLosesNothingAcknowledged(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
-	image := makeImage(t, 160)
-	dir, unmount := mountImage(t, image)
+	image := peers.MakeImage(t, 160)
+	dir, unmount := peers.MountImage(t, image)
 	defer unmount()
 	data := filepath.Join(dir, "data")
 	w := startWriter(t, data)
 	defer func() { w.kill(t) }()
-	for cut := range rounds(t, "POWERCUTS", 3) {
+	for cut := range peers.Rounds(t, "POWERCUTS", 3) {
 		w.atRandom(t, w.acked.Load(), 400*time.Millisecond)
 		if err := w.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 		acked := w.acked.Load()
 		copied := filepath.Join(t.TempDir(), "cut.img")
-		run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
+		peers.Run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
 		if err := w.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		at, unmountCut := mountImage(t, copied)
+		at, unmountCut := peers.MountImage(t, copied)
 		last := checkCrash(t, filepath.Join(at, "data"), acked)
 		unmountCut()
 		os.Remove(copied) // at once: a long run would fill the disk

@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"wispgate/edge/edgetest/peers"
 )
 
 func TestWatermarksFollowFreeSpaceWithHysteresis(t *testing.T) {
@@ -50,21 +52,6 @@ type fakeDisk struct{ mb atomic.Int64 }
 
 func (d *fakeDisk) free(string) (free, total uint64, err error) {
 	return uint64(d.mb.Load()) << 20, 1000 << 20, nil
-}
-
-func eventually(t testing.TB, what string, ok func() bool, state func() any) {
-	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
-	defer deadline.Stop()
-	poll := time.NewTicker(2 * time.Millisecond)
-	defer poll.Stop()
-	for !ok() {
-		select {
-		case <-poll.C:
-		case <-deadline.C:
-			t.Fatalf("never came: %s; state %+v", what, state())
-		}
-	}
 }
 
 func onFakeDisk(t *testing.T, mb int64) (*fakeDisk, *Store) {
@@ -118,7 +105,7 @@ func TestAFullDiskTurnsTheStoreToReadingAndBack(t *testing.T) {
 	defer s.WatchDisk(func(ds DiskState) { told.Store(int32(ds.Level)) })()
 	held := s.Snapshot() // a slow reader: the change of mode gives up and tries again
 	d.mb.Store(40)
-	eventually(t, "told", func() bool { return Watermark(told.Load()) == DiskCritical }, func() any { return s.DiskState() })
+	peers.Eventually(t, "told", func() bool { return Watermark(told.Load()) == DiskCritical }, func() any { return s.DiskState() })
 	var b Batch
 	b.Put([]byte("r/b"), nil)
 	for _, commit := range []func(*Batch) error{s.Commit, s.CommitReserved} {
@@ -130,7 +117,7 @@ func TestAFullDiskTurnsTheStoreToReadingAndBack(t *testing.T) {
 		t.Errorf("the slow reader lost its data: %q %v", v, err)
 	}
 	held.Close()
-	eventually(t, "read only", func() bool { return s.DiskState().ReadOnly }, func() any { return s.DiskState() })
+	peers.Eventually(t, "read only", func() bool { return s.DiskState().ReadOnly }, func() any { return s.DiskState() })
 	if _, err := os.Stat(ballast); err == nil {
 		t.Error("the ballast was not given up")
 	}
@@ -140,8 +127,8 @@ func TestAFullDiskTurnsTheStoreToReadingAndBack(t *testing.T) {
 	}
 	sn.Close()
 	d.mb.Store(500)
-	eventually(t, "writing again", func() bool { return s.Commit(&b) == nil }, func() any { return s.DiskState() })
-	eventually(t, "ballast again", func() bool { return s.DiskState().Ballast == 1<<20 }, func() any { return s.DiskState() })
+	peers.Eventually(t, "writing again", func() bool { return s.Commit(&b) == nil }, func() any { return s.DiskState() })
+	peers.Eventually(t, "ballast again", func() bool { return s.DiskState().Ballast == 1<<20 }, func() any { return s.DiskState() })
 }
 
 func TestAStoreOpensOnAFullDiskForReadingAndRecovers(t *testing.T) {
@@ -165,7 +152,7 @@ func TestAStoreOpensOnAFullDiskForReadingAndRecovers(t *testing.T) {
 	d.mb.Store(900)
 	var b Batch
 	b.Put([]byte("r/b"), nil)
-	eventually(t, "writing again", func() bool { return s.Commit(&b) == nil }, func() any { return s.DiskState() })
+	peers.Eventually(t, "writing again", func() bool { return s.Commit(&b) == nil }, func() any { return s.DiskState() })
 }
 
 // TestARealFileSystemThatRunsFull fills a small ext4 from beside while the store writes, and gives the room back: nothing acknowledged
@@ -174,7 +161,7 @@ func TestARealFileSystemThatRunsFull(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
-	dir := mountTiny(t, 96)
+	dir := peers.MountTiny(t, 96)
 	s := open(t, Options{Dir: filepath.Join(dir, "data"), PollEvery: 20 * time.Millisecond, BallastBytes: 16 << 20})
 	acked := 0
 	write := func() error {
@@ -192,12 +179,12 @@ func TestARealFileSystemThatRunsFull(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		filler := fillUp(t, dir)
+		filler := peers.FillUp(t, dir)
 		if err := write(); code(err) != "disk_low" {
 			t.Fatalf("round %d: got %v, want disk_low", round, err)
 		}
-		eventually(t, "read only", func() bool { return s.DiskState().ReadOnly }, func() any { return s.DiskState() })
-		fillUp(t, dir) // eat the ballast's room too: now nothing is left at all
+		peers.Eventually(t, "read only", func() bool { return s.DiskState().ReadOnly }, func() any { return s.DiskState() })
+		peers.FillUp(t, dir) // eat the ballast's room too: now nothing is left at all
 		sn := s.Snapshot()
 		if got := len(list(t, sn, "r/", "")); got != acked {
 			t.Fatalf("round %d: %d records readable, %d acknowledged", round, got, acked)
@@ -211,7 +198,7 @@ func TestARealFileSystemThatRunsFull(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "writing again", func() bool { return write() == nil }, func() any { return s.DiskState() })
+		peers.Eventually(t, "writing again", func() bool { return write() == nil }, func() any { return s.DiskState() })
 	}
 	if err := s.Close(); err != nil {
 		t.Fatal(err)

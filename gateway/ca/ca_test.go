@@ -26,6 +26,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"wispgate/edge/edgetest/peers"
 )
 
 const day = 24 * time.Hour
@@ -507,22 +509,10 @@ func TestConcurrentHandshakesDuringReplacementAllSucceed(t *testing.T) {
 	}
 }
 
-// needProgram skips without the peer program, and fails in CI.
-func needProgram(t *testing.T, name string) {
-	t.Helper()
-	if _, err := exec.LookPath(name); err == nil {
-		return
-	}
-	if os.Getenv("CI") == "true" {
-		t.Fatalf("%s is not installed", name)
-	}
-	t.Skipf("%s is not installed", name)
-}
-
 func TestOpenSSLAndCurlAgree(t *testing.T) {
 	t.Parallel()
-	needProgram(t, "openssl")
-	needProgram(t, "curl")
+	peers.NeedProgram(t, "openssl")
+	peers.NeedProgram(t, "curl")
 	w := newWorld(t)
 	w.set(time.Now()) // the programs look at the real clock
 	a := w.open(w.options())

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"wispgate/edge/edgetest/peers"
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
@@ -187,7 +188,7 @@ func (p *process) kill(t *testing.T) uint64 {
 
 func (p *process) atRandom(t *testing.T, n uint64, most time.Duration) {
 	t.Helper()
-	eventually(t, "a proposal is acknowledged", func() bool { return p.acked.Load() > n }, func() any { return p.acked.Load() })
+	peers.Eventually(t, "a proposal is acknowledged", func() bool { return p.acked.Load() > n }, func() any { return p.acked.Load() })
 	select {
 	case <-time.After(rand.N(most)):
 	case <-p.ended:
@@ -195,24 +196,11 @@ func (p *process) atRandom(t *testing.T, n uint64, most time.Duration) {
 	}
 }
 
-func rounds(t *testing.T, variable string, usual int) int {
-	t.Helper()
-	v := os.Getenv(variable)
-	if v == "" {
-		return usual
-	}
-	n, err := strconv.Atoi(v)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
 // TestKillNineLosesNoAcknowledgedProposal kills the proposer at random moments, over and over on the same directory. KILLS=n runs longer.
 func TestKillNineLosesNoAcknowledgedProposal(t *testing.T) {
 	dir := t.TempDir()
 	last := uint64(0)
-	for range rounds(t, "KILLS", 4) {
+	for range peers.Rounds(t, "KILLS", 4) {
 		p := startProposer(t, dir)
 		p.atRandom(t, last, 300*time.Millisecond)
 		last = checkCrash(t, dir, p.kill(t))
@@ -241,23 +229,23 @@ func TestAPowerCutLosesNoAcknowledgedProposal(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
-	image := makeImage(t, 160)
-	dir, unmount := mountImage(t, image)
+	image := peers.MakeImage(t, 160)
+	dir, unmount := peers.MountImage(t, image)
 	defer unmount()
 	p := startProposer(t, filepath.Join(dir, "node"))
 	defer func() { p.kill(t) }()
-	for cut := range rounds(t, "POWERCUTS", 3) {
+	for cut := range peers.Rounds(t, "POWERCUTS", 3) {
 		p.atRandom(t, p.acked.Load(), 400*time.Millisecond)
 		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
 		acked := p.acked.Load()
 		copied := filepath.Join(t.TempDir(), "cut.img")
-		run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
+		peers.Run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
 		if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
-		at, unmountCut := mountImage(t, copied)
+		at, unmountCut := peers.MountImage(t, copied)
 		found := checkCrash(t, filepath.Join(at, "node"), acked)
 		unmountCut()
 		os.Remove(copied) // at once: a long run would fill the disk

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"wispgate/edge/edgetest/peers"
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
@@ -20,7 +21,7 @@ func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
-	disk := mountTiny(t, 128)
+	disk := peers.MountTiny(t, 128)
 	dir := filepath.Join(disk, "node")
 	c := conf(dir)
 	c.SegmentBytes = 256 << 10
@@ -40,13 +41,13 @@ func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		fillUp(t, disk)
+		peers.FillUp(t, disk)
 		if err := write(); code(err) != "disk_low" {
 			t.Fatalf("round %d: got %v, want disk_low", round, err)
 		}
-		eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedDisk && w.store.DiskState().ReadOnly },
+		peers.Eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedDisk && w.store.DiskState().ReadOnly },
 			func() any { return fmt.Sprint(w.node.Status(), w.store.DiskState()) })
-		fillUp(t, disk) // the ballast's room too
+		peers.FillUp(t, disk) // the ballast's room too
 		st := w.machine.Snapshot()
 		found := 0
 		if err := st.Scan("k/", "", func(string, []byte) (bool, error) { found++; return true, nil }); err != nil || found != acked {
@@ -58,7 +59,7 @@ func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
+		peers.Eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
 	}
 	version, sum, err := w.machine.Checksum()
 	if err != nil || version != uint64(acked) {
@@ -78,7 +79,7 @@ func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
-	disk := mountTiny(t, 64)
+	disk := peers.MountTiny(t, 64)
 	dir := filepath.Join(disk, "node")
 	c := conf(dir)
 	c.SegmentBytes = 128 << 10
@@ -98,7 +99,7 @@ func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
 	if err := write(); err != nil {
 		t.Fatal(err)
 	}
-	fillUp(t, disk)
+	peers.FillUp(t, disk)
 	var err error
 	for err == nil && acked < 500 {
 		err = write()
@@ -106,11 +107,11 @@ func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
 	if code(err) != "outcome_unknown" && code(err) != "quorum_lost" {
 		t.Fatalf("after %d writes on a full disk: got %v, want outcome_unknown", acked, err)
 	}
-	eventually(t, "the log is given up", func() bool { return w.node.current() != first }, func() any { return w.node.Status() })
+	peers.Eventually(t, "the log is given up", func() bool { return w.node.current() != first }, func() any { return w.node.Status() })
 	if err := os.Remove(filepath.Join(disk, "filler")); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
+	peers.Eventually(t, "writing again", func() bool { return write() == nil }, func() any { return w.node.Status() })
 	for range 200 { // the log rotates again
 		if err := write(); err != nil {
 			t.Fatal(err)
@@ -163,5 +164,5 @@ func TestANodeThatStartsOnAFullDiskServesReads(t *testing.T) {
 		t.Errorf("got %q, want 1", got)
 	}
 	full.Store(false)
-	eventually(t, "writing", func() bool { return w.write(t, "b", "2") == nil }, func() any { return n.Status() })
+	peers.Eventually(t, "writing", func() bool { return w.write(t, "b", "2") == nil }, func() any { return n.Status() })
 }

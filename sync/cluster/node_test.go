@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/peers"
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
@@ -111,22 +112,6 @@ func code(err error) string {
 		return e.Code
 	}
 	return fmt.Sprint(err)
-}
-
-// eventually polls until ok, and fails with what state says at the deadline.
-func eventually(t testing.TB, what string, ok func() bool, state func() any) {
-	t.Helper()
-	deadline := time.NewTimer(15 * time.Second)
-	defer deadline.Stop()
-	poll := time.NewTicker(5 * time.Millisecond)
-	defer poll.Stop()
-	for !ok() {
-		select {
-		case <-poll.C:
-		case <-deadline.C:
-			t.Fatalf("never came: %s; state %+v", what, state())
-		}
-	}
 }
 
 func TestAProposalIsAppliedWhenProposeReturns(t *testing.T) {
@@ -251,13 +236,24 @@ func TestBootstrapRefusesWhatIsThere(t *testing.T) {
 }
 
 func TestABootstrapThatWasCutOffIsFinishedByTheNext(t *testing.T) {
-	dir := t.TempDir()
-	c := conf(dir)
-	w := raise(t, dir, store.Options{}, c)
-	w.close(t)
-	// As if the power had gone between raft's first entry and the last write of the identity.
-	id := identity{ClusterID: c.ClusterID, NodeID: c.NodeID}
+	for name, half := range map[string]func(*Config, *exec.Machine) error{
+		"between raft's first entry and the last write of the identity": bootstrapLog,
+		"between raft's term and its first entry": func(c *Config, _ *exec.Machine) error {
+			wal, err := openWAL(c)
+			if err != nil {
+				return err
+			}
+			return errors.Join(wal.SetUint64([]byte("CurrentTerm"), 1), wal.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) { cutOffBootstrap(t, half) })
+	}
+}
+
+func cutOffBootstrap(t *testing.T, half func(*Config, *exec.Machine) error) {
 	fresh := t.TempDir()
+	c := conf(fresh)
+	id := identity{ClusterID: c.ClusterID, NodeID: c.NodeID}
 	c.Dir = filepath.Join(fresh, "raft")
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		t.Fatal(err)
@@ -274,7 +270,7 @@ func TestABootstrapThatWasCutOffIsFinishedByTheNext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(id.write(c.Dir), bootstrapLog(&full, m)); err != nil {
+	if err := errors.Join(id.write(c.Dir), half(&full, m)); err != nil {
 		t.Fatal(err)
 	}
 	if exists, err := Exists(c.Dir); exists || err != nil {
@@ -283,7 +279,7 @@ func TestABootstrapThatWasCutOffIsFinishedByTheNext(t *testing.T) {
 	if err := errors.Join(m.Close(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
-	w = raise(t, fresh, store.Options{}, c)
+	w := raise(t, fresh, store.Options{}, c)
 	defer w.close(t)
 	if err := w.write(t, "a", "1"); err != nil {
 		t.Error(err)
@@ -348,7 +344,7 @@ func TestAnUndecodableEntryParksTheNode(t *testing.T) {
 	if err := w.node.Propose(within(t, time.Second), bad); !errors.Is(err, exec.ErrUndecodable) {
 		t.Fatalf("got %v, want ErrUndecodable", err)
 	}
-	eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedMachine }, func() any { return w.node.Status() })
+	peers.Eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedMachine }, func() any { return w.node.Status() })
 	if err := w.write(t, "b", "2"); !errors.Is(err, exec.ErrUndecodable) {
 		t.Errorf("write on a stopped machine: got %v", err)
 	}
@@ -385,7 +381,7 @@ func TestAWriteThatHangsParksTheNodeForGood(t *testing.T) {
 	run.log.timeout = time.Millisecond
 	block := make(chan struct{})
 	go run.log.watched(func() error { <-block; return nil })
-	eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedLog }, func() any { return w.node.Status() })
+	peers.Eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedLog }, func() any { return w.node.Status() })
 	close(block)
 	if err := w.write(t, "a", "1"); !errors.Is(err, ErrQuorumLost) {
 		t.Errorf("got %v, want quorum_lost", err)

@@ -24,6 +24,7 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
+	"wispgate/edge/edgetest/peers"
 	"wispgate/sync/relay"
 	"wispgate/sync/uplink"
 	"wispgate/sync/wire"
@@ -40,7 +41,7 @@ type mosquitto struct {
 
 func newMosquitto(t testing.TB) *mosquitto {
 	t.Helper()
-	path := edgetest.NeedProgram(t, "mosquitto")
+	path := peers.NeedProgram(t, "mosquitto")
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
