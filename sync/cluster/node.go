@@ -149,15 +149,20 @@ func bootstrapLog(conf *Config, machine *exec.Machine) (err error) {
 	defer func() { err = errors.Join(err, closeTrans()) }()
 	rc := raftConfig(conf)
 	voter := raft.Server{Suffrage: raft.Voter, ID: rc.LocalID, Address: trans.LocalAddr()}
-	err = raft.BootstrapCluster(rc, wal, wal, snaps, trans, raft.Configuration{Servers: []raft.Server{voter}})
-	if errors.Is(err, raft.ErrCantBootstrap) {
-		// The power went between the log and the identity: the log holds this very configuration and nothing else.
-		if last, lastErr := wal.LastIndex(); lastErr == nil && last <= 1 {
-			return nil
-		}
-		return errExists(conf.Dir)
+	members := raft.Configuration{Servers: []raft.Server{voter}}
+	err = raft.BootstrapCluster(rc, wal, wal, snaps, trans, members)
+	if !errors.Is(err, raft.ErrCantBootstrap) {
+		return err
 	}
-	return err
+	switch last, err := wal.LastIndex(); {
+	case err != nil:
+		return fmt.Errorf("bootstrap cluster: %w", err)
+	case last == 0: // the power went between raft's term and its first entry, which is written here as raft would have
+		return wal.StoreLog(&raft.Log{Index: 1, Term: 1, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(members)})
+	case last == 1: // it went between the log and the identity: the log holds this very configuration and nothing else
+		return nil
+	}
+	return errExists(conf.Dir)
 }
 
 // Open starts the node: it opens the log, checks that log and state belong together, and begins to take part. It returns before a leader
