@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -55,7 +56,11 @@ func (x *Exec) fireDue(ctx context.Context, failed map[string]time.Time) (time.D
 		return 0, err
 	}
 	for _, it := range items {
-		if err := x.fire(ctx, it); err != nil {
+		err := x.fire(ctx, it)
+		if err == nil {
+			err = x.moved(it)
+		}
+		if err != nil {
 			if len(failed) >= dueBatch*4 {
 				clear(failed)
 			}
@@ -67,6 +72,19 @@ func (x *Exec) fireDue(ctx context.Context, failed map[string]time.Time) (time.D
 		return 0, nil
 	}
 	return next, nil
+}
+
+var errStillDue = errors.New("the command succeeded but its record is due as before")
+
+// moved reports a command that left its record due: without a pause it would fire for ever.
+func (x *Exec) moved(it dueItem) error {
+	st := x.cfg.Machine.Snapshot()
+	defer st.Close()
+	_, still, err := st.Get(it.key)
+	if err == nil && still {
+		err = errStillDue
+	}
+	return err
 }
 
 // dueItems reads the due index up to now.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	"wispgate/edge"
 )
@@ -162,6 +163,7 @@ func (x *Exec) touched(t *tx) (ids []edge.ID) {
 			ids = append(ids, id)
 		}
 	}
+	slices.Sort(ids)
 	return ids
 }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -675,5 +676,26 @@ func TestAHandlerWithAHiddenInputIsFound(t *testing.T) {
 	h := edgetest.Node(t, m)
 	if _, _, err := edgetest.Try[box](h, acme, edge.Request{}, odd.Name, newBox{}); err == nil || !strings.Contains(err.Error(), "hidden input") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestACommandThatLeavesItsRecordDueDoesNotSpin(t *testing.T) {
+	t.Parallel()
+	var fired atomic.Int64
+	lazy := edge.Command[edge.DueInput, edge.None]{
+		Name: "test.box.expire", Scope: "test:write", Summary: "Do nothing.", Class: edge.Write,
+		Handle: func(edge.Tx, edge.DueInput) (edge.None, error) { fired.Add(1); return edge.None{}, nil },
+	}
+	m := module()
+	m.Ops = slices.DeleteFunc(m.Ops, func(op *edge.Op) bool { return op.Name == lazy.Name })
+	m.Ops = append(m.Ops, lazy.Op())
+	h := edgetest.Node(t, m)
+	edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: "a", Until: edgetest.Start.Add(-time.Hour)})
+	edgetest.Eventually(t, 10*time.Second, func() bool { return fired.Load() > 0 }, func() string { return "not fired" })
+	for i := range 20 { // each commit makes the timer look again
+		edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: fmt.Sprint("b", i)})
+	}
+	if n := fired.Load(); n > 2 { // evaluated twice under test, then answered from the record
+		t.Errorf("the command ran %d times", n)
 	}
 }
