@@ -22,7 +22,12 @@ var ErrNoFreeRADIUS = errors.New("freeradius is not installed")
 // FreeRADIUS starts the installed FreeRADIUS with a fair configuration in dir: two threads, users in memory, the modules
 // that PAP, CHAP and MS-CHAP need and no others, no reject delay, room for every outstanding request.
 func FreeRADIUS(ctx context.Context, dir string, logins int, now func() time.Time) (*Process, error) {
-	program, err := exec.LookPath("freeradius")
+	return freeRADIUS(ctx, dir, logins, now, "detail", "")
+}
+
+// freeRADIUS starts the server with accounting into one of its modules; more is the configuration of that module.
+func freeRADIUS(ctx context.Context, dir string, logins int, now func() time.Time, accounting, more string) (*Process, error) {
+	program, err := lookPath("freeradius")
 	if err != nil {
 		return nil, ErrNoFreeRADIUS
 	}
@@ -40,7 +45,7 @@ func FreeRADIUS(ctx context.Context, dir string, logins int, now func() time.Tim
 			"\tIdle-Timeout = 900,\n\tSession-Timeout = 40000,\n\tAcct-Interim-Interval = 300,\n\tClass = 0x0123456789abcdef\n\n", Login(i), i>>8&255, i&255)
 	}
 	for name, text := range map[string]string{
-		"radiusd.conf": fmt.Sprintf(freeradiusConf, dir, dir, dir, dir, dir, dir, auth, acct),
+		"radiusd.conf": fmt.Sprintf(freeradiusConf, dir, dir, dir, dir, dir, dir, more, auth, acct, accounting),
 		"users":        users.String(),
 		"dictionary":   "",
 	} {
@@ -96,7 +101,16 @@ func freePort() (int, error) {
 	return c.LocalAddr().(*net.UDPAddr).Port, nil
 }
 
-// Arguments: logdir, raddbdir, run_dir, log file, users, detail, auth port, acct port.
+// lookPath finds a daemon: it is not on the PATH of every user.
+func lookPath(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + name)
+	}
+	return path, err
+}
+
+// Arguments: logdir, raddbdir, run_dir, log file, users, detail, more modules, auth port, acct port, accounting module.
 const freeradiusConf = `prefix = /usr
 logdir = %s
 raddbdir = %s
@@ -149,7 +163,7 @@ modules {
 		permissions = 0600
 		locking = no
 	}
-}
+%s}
 server default {
 	listen {
 		type = auth
@@ -179,7 +193,7 @@ server default {
 		}
 	}
 	accounting {
-		detail
+		%s
 	}
 }
 `

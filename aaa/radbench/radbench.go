@@ -62,6 +62,7 @@ type Row struct {
 	P50, P99  time.Duration // medians
 	Good      int
 	Lost, Bad int
+	Codes     map[packet.Code]int // of the good replies
 }
 
 func (o *Options) defaults() error {
@@ -88,6 +89,9 @@ func Compare(ctx context.Context, o Options, servers ...*Process) ([]Row, error)
 		return nil, err
 	}
 	rows := make([]Row, len(servers))
+	for i := range rows {
+		rows[i].Codes = map[packet.Code]int{}
+	}
 	cpu, rate := make([][]time.Duration, len(servers)), make([][]float64, len(servers))
 	p50, p99 := make([][]time.Duration, len(servers)), make([][]time.Duration, len(servers))
 	for round := range o.Rounds + 1 {
@@ -111,6 +115,9 @@ func Compare(ctx context.Context, o Options, servers ...*Process) ([]Row, error)
 			rows[i].Good += res.Good
 			rows[i].Lost += res.Lost
 			rows[i].Bad += res.Bad
+			for code, n := range res.Codes {
+				rows[i].Codes[code] += n
+			}
 			cpu[i] = append(cpu[i], (after-before)/time.Duration(res.Good))
 			rate[i] = append(rate[i], res.Rate())
 			p50[i], p99[i] = append(p50[i], res.P50), append(p99[i], res.P99)
