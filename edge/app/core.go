@@ -329,6 +329,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	})
 	c.exec.Start(c.ctx, c.cluster)
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
+	c.catchUp()
 	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())
 	c.onStop("workers", c.group.Stop)
 	c.group.Go("memory", c.tidyLoop)
@@ -338,6 +339,23 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		}
 	}
 	return nil
+}
+
+// catchUpWithin bounds how long a start waits for the log. A lone node needs about 200 ms.
+const catchUpWithin = 3 * time.Second
+
+// catchUp waits until the entries that the log holds beyond the store are applied, so that nobody is refused, shown or sent up a state from
+// before what was acknowledged. Without a leader (no quorum, a full disk) the doors open on what the store has.
+func (c *core) catchUp() {
+	ctx, cancel := context.WithTimeout(c.ctx, catchUpWithin)
+	defer cancel()
+	err := c.cluster.WaitLeader(ctx)
+	if err == nil && c.cluster.IsLeader() {
+		err = c.cluster.Barrier(ctx)
+	}
+	if err != nil && c.ctx.Err() == nil {
+		c.log.Warn("the log is not caught up; reads and radius are served from the last flush", "error", err)
+	}
 }
 
 // work runs a worker where it belongs: a leader's worker waits until this node leads.

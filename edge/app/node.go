@@ -113,7 +113,7 @@ func (n *Node) modules() []edge.Module {
 	}
 }
 
-// Start opens the doors: RADIUS first, because it needs nobody, then the API and the uplink.
+// Start opens the doors: RADIUS first, because it needs nobody, then the API and the uplink. Open has caught up with the log.
 func (n *Node) Start() error {
 	if err := n.listenRADIUS(); err != nil {
 		return err
@@ -127,11 +127,6 @@ func (n *Node) Start() error {
 		if err := n.startUplink(); err != nil {
 			return err
 		}
-	}
-	ctx, cancel := context.WithTimeout(n.ctx, 10*time.Second)
-	defer cancel()
-	if err := n.cluster.WaitLeader(ctx); err != nil {
-		n.log.Warn("no leader yet; reads and RADIUS are served", "error", err)
 	}
 	return nil
 }

@@ -79,7 +79,7 @@ func (n *Node) drainMetrics() func(int, time.Duration) {
 	}
 }
 
-// listenRADIUS opens the front door. It answers from the index alone, so it opens before the log has a leader.
+// listenRADIUS opens the front door. It answers from the index alone: once open it needs no leader.
 func (n *Node) listenRADIUS() error {
 	r := n.opts.Config.Radius
 	delay := r.RejectDelay

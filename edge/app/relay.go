@@ -103,11 +103,6 @@ func (r *RelayNode) Start() error {
 	}
 	r.onStop("relay", r.relay.Stop)
 	r.gauges()
-	ctx, cancel := context.WithTimeout(r.ctx, 10*time.Second)
-	defer cancel()
-	if err := r.cluster.WaitLeader(ctx); err != nil {
-		r.log.Warn("no leader yet; reads are served", "error", err)
-	}
 	return nil
 }
 
