@@ -26,7 +26,7 @@ type NewCredential struct {
 	AllowedNAS     []edge.ID      `json:"allowed_nas,omitempty" check:"max=16 item.prefix=nas" doc:"Only through these; empty: any."`
 	ValidFrom      *time.Time     `json:"valid_from,omitempty" doc:"First instant of the login; absent: at once."`
 	ValidUntil     *time.Time     `json:"valid_until,omitempty" doc:"Last instant of the login; absent: no end."`
-	Sealed         string         `json:"sealed_password,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
+	Sealed         string         `json:"sealed_password,omitempty" check:"internal"`
 }
 
 // CreateCredential makes a login. Its entitlement follows in the same commit.
@@ -212,7 +212,7 @@ type CredentialRotation struct {
 	ID       edge.ID     `json:"id" check:"prefix=crd" doc:"Identifier of the record."`
 	Password edge.Secret `json:"password,omitempty" check:"min=1 max=128" doc:"Left out, one is minted and shown once in the answer."`
 	Scheme   Scheme      `json:"scheme,omitempty" doc:"sealed_cleartext unless given; argon2id serves PAP only."`
-	Sealed   string      `json:"sealed_password,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
+	Sealed   string      `json:"sealed_password,omitempty" check:"internal"`
 }
 
 // RotateCredential gives a login a new password. Live sessions go on.

@@ -18,7 +18,7 @@ type NewNAS struct {
 	CoAPort      uint16       `json:"coa_port,omitempty" check:"min=1" doc:"UDP port for CoA and Disconnect; 3799 unless given."`
 	Capabilities Capabilities `json:"capabilities,omitzero" doc:"What the device can do beyond plain RADIUS."`
 	Require      RequireMA    `json:"require_message_authenticator,omitempty" doc:"auto unless given."`
-	Sealed       string       `json:"sealed_secret,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
+	Sealed       string       `json:"sealed_secret,omitempty" check:"internal"`
 }
 
 // RegisterNAS admits a device.
@@ -96,7 +96,7 @@ type NASRotation struct {
 	ID      edge.ID     `json:"id" check:"prefix=nas" doc:"Identifier of the record."`
 	Secret  edge.Secret `json:"secret,omitempty" check:"min=8 max=64" doc:"The new shared secret. Left out, one is minted and shown once in the answer."`
 	KeepOld bool        `json:"keep_old,omitempty" doc:"Go on accepting the old secret until it is retired, so that the router can be changed without a gap."`
-	Sealed  string      `json:"sealed_secret,omitempty" check:"max=512" doc:"Filled by the node; leave it out."`
+	Sealed  string      `json:"sealed_secret,omitempty" check:"internal"`
 }
 
 // RotateNASSecret gives a NAS a new shared secret.

@@ -213,6 +213,9 @@ type SessionMeasured struct {
 // EventName implements edge.Event.
 func (SessionMeasured) EventName() string { return "aaa.session.measured" }
 
+// Inner implements edge.Inner: what the world needs of it is in the usage of the day and in aaa.session.stopped.
+func (SessionMeasured) Inner() {}
+
 // Subject implements edge.Event.
 func (e SessionMeasured) Subject() edge.ID { return e.Session }
 

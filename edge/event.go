@@ -14,6 +14,19 @@ type Event interface {
 	Subject() ID
 }
 
+// Inner is an event that only flows of the same commit hear: it is not stored and goes to no stream. It is for what happens too often to
+// tell the world, such as every interim report of every session.
+type Inner interface {
+	Event
+	Inner()
+}
+
+// IsInner reports whether an event is heard by flows only.
+func IsInner(e Event) bool {
+	_, inner := e.(Inner)
+	return inner
+}
+
 // EventRow is an event as the commit stored it: what streams, flows and webhooks carry.
 type EventRow struct {
 	ID        ID              `json:"id"`

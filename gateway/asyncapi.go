@@ -15,6 +15,9 @@ func asyncAPI(s *Server) ([]byte, error) {
 	channels, operations, messages := obj{}, obj{}, obj{}
 	for _, m := range s.cfg.Modules {
 		for _, e := range m.Events {
+			if edge.IsInner(e) {
+				continue
+			}
 			name := e.EventName()
 			schema, err := edge.SchemaFor(e)
 			if err != nil {

@@ -133,6 +133,9 @@ func (x *Exec) emitAll(t *tx) error {
 	d := t.draft
 	version := t.Version() + 1
 	for i, e := range t.events {
+		if edge.IsInner(e.Event) {
+			continue
+		}
 		changed, err := json.Marshal(e.Event)
 		if err != nil {
 			return fmt.Errorf("encode event %s: %w", e.EventName(), err)
@@ -217,6 +220,9 @@ func (x *Exec) dryRun(in *Intent) (edge.Reply, error) {
 		}
 	}
 	for _, e := range t.events {
+		if edge.IsInner(e.Event) {
+			continue
+		}
 		changed, err := json.Marshal(e.Event)
 		if err != nil {
 			return edge.Reply{}, err

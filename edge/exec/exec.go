@@ -102,7 +102,7 @@ func New(cfg Config) (*Exec, error) {
 	for _, r := range edge.KernelReasons() {
 		x.codes[r.Code] = true
 	}
-	events := map[string]bool{}
+	events := map[string]edge.Event{}
 	for _, m := range cfg.Modules {
 		for _, t := range m.Tables {
 			x.tables[t.TableName()] = t
@@ -112,7 +112,7 @@ func New(cfg Config) (*Exec, error) {
 			x.ops[op.Name] = op
 		}
 		for _, e := range m.Events {
-			events[e.EventName()] = true
+			events[e.EventName()] = e
 		}
 		for _, r := range m.Reasons {
 			x.codes[r.Code] = true
@@ -131,12 +131,15 @@ func New(cfg Config) (*Exec, error) {
 	return x, nil
 }
 
-func (x *Exec) addFlows(events map[string]bool) error {
+func (x *Exec) addFlows(events map[string]edge.Event) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, f := range x.cfg.Flows {
-		if !events[f.Event] {
+		switch e := events[f.Event]; {
+		case e == nil:
 			errs = append(errs, fmt.Errorf("flow %s: event %s is not declared by any module", f.Name, f.Event))
+		case f.After != nil && edge.IsInner(e):
+			errs = append(errs, fmt.Errorf("flow %s: event %s is not stored, so nothing can run after it", f.Name, f.Event))
 		}
 		if f.Name == "" || seen[f.Name] || (f.When == nil) == (f.After == nil) {
 			errs = append(errs, fmt.Errorf("flow %q: unnamed, declared twice, or not exactly one of When and After", f.Name))

@@ -699,3 +699,34 @@ func TestACommandThatLeavesItsRecordDueDoesNotSpin(t *testing.T) {
 		t.Errorf("the command ran %d times", n)
 	}
 }
+
+type boxShaken struct {
+	Box edge.ID `json:"box"`
+}
+
+func (boxShaken) EventName() string  { return "test.box.shaken" }
+func (e boxShaken) Subject() edge.ID { return e.Box }
+func (boxShaken) Inner()             {}
+
+func TestAnInnerEventIsHeardByFlowsAndStoredNowhere(t *testing.T) {
+	t.Parallel()
+	m := module()
+	m.Events = append(m.Events, boxShaken{})
+	shake := edge.When("made > shaken", func(tx edge.Tx, e boxMade) error { tx.Emit(boxShaken{e.Box}); return nil })
+	heard := edge.When("shaken > painted", func(tx edge.Tx, e boxShaken) error {
+		_, err := paintBox.Within(tx, paint{e.Box, "shaken"})
+		return err
+	})
+	h := edgetest.NodeWith(t, edgetest.Modules(m), edgetest.Flows(shake, heard))
+	edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: "a"})
+	if got := edgetest.EventTypes(t, h, "acme", 0); !slices.Equal(got, []string{"test.box.made"}) {
+		t.Errorf("got events %v", got)
+	}
+	if got := page(t, h, acme, listBoxes{}).Data[0].Color; got != "shaken" {
+		t.Errorf("the flow did not run: the box is %q", got)
+	}
+	after := edge.After("shaken > later", func(context.Context, edge.Executor, edge.EventRow, boxShaken) error { return nil })
+	if _, err := exec.New(exec.Config{Modules: []edge.Module{m}, Flows: []edge.Flow{after}}); err == nil || !strings.Contains(err.Error(), "not stored") {
+		t.Errorf("an after-flow of an inner event: got %v", err)
+	}
+}
