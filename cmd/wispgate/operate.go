@@ -217,6 +217,14 @@ func (c *cli) storeProfile(name string, p *profile) error {
 		if p.URL == "" {
 			return usageError("a profile needs --url")
 		}
+		for _, file := range []*string{&p.KeyFile, &p.CAFile} { // it is used from other folders, too
+			if *file == "" {
+				continue
+			}
+			if *file, err = filepath.Abs(*file); err != nil {
+				return fmt.Errorf("store profile: %w", err)
+			}
+		}
 		all[name] = *p
 	}
 	path, err := profilesPath()

@@ -123,7 +123,7 @@ func usageError(text string) error {
 func (c *cli) fail(err error) int {
 	var e *edge.Error
 	if !errors.As(err, &e) {
-		if strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)") {
+		if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") || strings.Contains(err.Error(), "arg(s)") {
 			e = &edge.Error{Kind: edge.Invalid, Code: "usage", Message: err.Error()}
 		} else {
 			e = &edge.Error{Kind: edge.Internal, Code: "failed", Message: err.Error()}
