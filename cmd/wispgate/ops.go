@@ -31,6 +31,10 @@ func (c *cli) domainCmds(modules []edge.Module) []*cobra.Command {
 			}
 			seen[r.Op.Name] = true
 			noun := r.Op.Noun()
+			if noun == "" { // such as identity.whoami
+				domain.AddCommand(c.verb(r))
+				continue
+			}
 			if nouns[noun] == nil {
 				nouns[noun] = &cobra.Command{Use: kebab(noun), Short: "Work with " + strings.ReplaceAll(noun, "_", " ") + " records"}
 				domain.AddCommand(nouns[noun])
