@@ -111,6 +111,9 @@ func complete(t *testing.T, g *rig, src *source) {
 }
 
 func TestBrokerKilledAndErasedLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	t.Parallel()
 	m := newMosquitto(t)
 	g := start(t, func(c *relay.Config) { c.Client = &relay.ClientConfig{Brokers: []string{"mqtt://" + m.addr()}} })
@@ -165,6 +168,9 @@ func TestRelayProcess(t *testing.T) {
 }
 
 func TestRelayKilledLosesNothing(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes seconds")
+	}
 	t.Parallel()
 	m := newMosquitto(t)
 	rc := receive(t, nil)
@@ -290,7 +296,7 @@ func TestEmbeddedBrokerLetsASourceSpeakForItselfAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.Attach(src); err != nil {
+	if _, err := u.Attach(context.Background(), src); err != nil {
 		t.Fatal(err)
 	}
 	defer u.Stop(context.Background())

@@ -17,10 +17,9 @@ type deliverer struct {
 
 	mu      sync.Mutex
 	runners map[edge.ID]*runner
-	ctx     context.Context // ends when the relay stops; nil before start
+	spawn   func(*runner) // nil while nothing is delivered: before start and once stop has begun
 	abort   context.CancelFunc
-	attempt context.Context // outlives ctx by the time that attempts under way are given
-	kill    context.CancelFunc
+	kill    context.CancelFunc // breaks off attempts under way, which outlive abort by the time they are given
 	wg      sync.WaitGroup
 }
 
@@ -30,9 +29,11 @@ func newDeliverer(r *Relay, workers int) *deliverer {
 
 // start begins with the endpoints that there are.
 func (d *deliverer) start(ctx context.Context) {
+	run, abort := context.WithCancel(ctx)
+	attempt, kill := context.WithCancel(ctx)
 	d.mu.Lock()
-	d.ctx, d.abort = context.WithCancel(ctx)
-	d.attempt, d.kill = context.WithCancel(ctx)
+	d.abort, d.kill = abort, kill
+	d.spawn = func(u *runner) { d.wg.Go(func() { u.run(run, attempt) }) }
 	d.mu.Unlock()
 	for id, tenant := range d.r.reg.all() {
 		d.wake(tenant, id)
@@ -48,6 +49,7 @@ func (d *deliverer) start(ctx context.Context) {
 func (d *deliverer) stop(ctx context.Context) {
 	d.mu.Lock()
 	abort, kill := d.abort, d.kill
+	d.spawn = nil
 	d.mu.Unlock()
 	if abort == nil {
 		return
@@ -71,15 +73,14 @@ func (d *deliverer) stop(ctx context.Context) {
 func (d *deliverer) wake(tenant string, id edge.ID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.ctx == nil || d.ctx.Err() != nil {
+	if d.spawn == nil {
 		return
 	}
 	run := d.runners[id]
 	if run == nil {
 		run = newRunner(d, tenant, id)
 		d.runners[id] = run
-		ctx, attempt := d.ctx, d.attempt
-		d.wg.Go(func() { run.run(ctx, attempt) })
+		d.spawn(run)
 	}
 	select {
 	case run.poke <- struct{}{}:
@@ -91,7 +92,7 @@ func (d *deliverer) wake(tenant string, id edge.ID) {
 func (d *deliverer) ended(run *runner) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if len(run.poke) > 0 && d.ctx.Err() == nil {
+	if len(run.poke) > 0 && d.spawn != nil {
 		return false
 	}
 	if d.runners[run.id] == run {

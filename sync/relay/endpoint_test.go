@@ -145,7 +145,9 @@ func TestEndpointThatFailsForDaysIsDisabledAfterNotices(t *testing.T) {
 	src := newSource("clu-1")
 	src.emit(t, 1, 1)
 	publish(t, g.relay.Status().Plain, src)
-	rc.wait(1)
+	broken := func() { // settled: the failure has begun and nothing more happens before the clock moves
+		g.eventually("breaker closed", func() bool { h := g.health(e.ID); return h.State == relay.HealthBroken && h.UnderWay == 0 })
+	}
 	has := func(event string, n int) func() bool {
 		return func() bool {
 			count := 0
@@ -158,6 +160,7 @@ func TestEndpointThatFailsForDaysIsDisabledAfterNotices(t *testing.T) {
 		}
 	}
 	for i, d := range []time.Duration{2 * time.Hour, 24 * time.Hour, 48 * time.Hour} {
+		broken()
 		clock.advance(d)
 		g.poke(e)
 		g.eventually("notice missing", has("relay.endpoint.failing", i+1))
@@ -165,6 +168,7 @@ func TestEndpointThatFailsForDaysIsDisabledAfterNotices(t *testing.T) {
 	if !has("relay.endpoint.disabled", 0)() {
 		t.Fatal("disabled before five days")
 	}
+	broken()
 	clock.advance(60 * time.Hour)
 	g.poke(e)
 	g.eventually("not disabled", has("relay.endpoint.disabled", 1))

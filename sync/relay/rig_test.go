@@ -180,7 +180,7 @@ func (rc *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		rc.t.Errorf("body is not a CloudEvent: %v", err)
 	}
 	rc.events = append(rc.events, e)
-	n := len(rc.got)
+	n, answer := len(rc.got), rc.answer
 	rc.mu.Unlock()
 	if secret != "" {
 		wh, err := official.NewWebhook(secret)
@@ -190,8 +190,8 @@ func (rc *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rc.t.Errorf("the official library refuses a delivery: %v", err)
 		}
 	}
-	if rc.answer != nil {
-		rc.answer(n, w, r)
+	if answer != nil {
+		answer(n, w, r)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -303,7 +303,7 @@ func publish(t testing.TB, broker string, s *source) *uplink.Uplink {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := u.Attach(s); err != nil {
+	if _, err := u.Attach(context.Background(), s); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

@@ -163,9 +163,9 @@ func (c *Config) check() error {
 	return nil
 }
 
-// Attach publishes a stream until detach is called, which says goodbye to the broker and waits for the session to end. Attaching a stream
-// that is attached already is an error.
-func (u *Uplink) Attach(st Stream) (detach func(), err error) {
+// Attach publishes a stream until ctx ends or detach is called, which waits for the session to end; either way it says goodbye to the
+// broker. Attaching a stream that is attached already is an error.
+func (u *Uplink) Attach(ctx context.Context, st Stream) (detach func(), err error) {
 	name := st.Name()
 	if !wire.ValidName(name.Tenant) || !wire.ValidName(name.Source) || !wire.ValidName(name.Incarnation) {
 		return nil, fmt.Errorf("attach stream %s/%s: not a name", name.Tenant, name.Source)
@@ -175,7 +175,7 @@ func (u *Uplink) Attach(st Stream) (detach func(), err error) {
 	if u.stopped || u.sessions[name] != nil {
 		return nil, fmt.Errorf("attach stream %s/%s: attached already, or the uplink has stopped", name.Tenant, name.Source)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(ctx)
 	s := newSession(u, st, cancel)
 	u.sessions[name] = s
 	go s.run(ctx)

@@ -187,7 +187,7 @@ func start(t *testing.T, st Stream, change func(*Config)) (*Uplink, *broker) {
 		}
 		return b.conn, nil
 	}
-	if _, err := u.Attach(st); err != nil {
+	if _, err := u.Attach(context.Background(), st); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
