@@ -57,7 +57,7 @@ func DeriveID(prefix, operation string, n int) ID {
 	h := sha256.New()
 	h.Write([]byte(operation))
 	var c [8]byte
-	binary.BigEndian.PutUint64(c[:], uint64(n)) //nolint:gosec // a counter, never negative
+	binary.BigEndian.PutUint64(c[:], uint64(n))
 	h.Write(c[:])
 	sum := h.Sum(nil)
 	version := byte(0x80)
@@ -85,7 +85,7 @@ func FormatUUID(u [16]byte) string {
 // NewUUIDv7 makes a version 7 UUID from a time in milliseconds and ten random octets.
 func NewUUIDv7(unixMilli int64, random [10]byte) string {
 	var u [16]byte
-	binary.BigEndian.PutUint64(u[:8], uint64(unixMilli)<<16) //nolint:gosec // 48 bits of time last until the year 10889
+	binary.BigEndian.PutUint64(u[:8], uint64(unixMilli)<<16)
 	copy(u[6:], random[:])
 	u[6] = 0x70 | u[6]&0x0f
 	u[8] = 0x80 | u[8]&0x3f

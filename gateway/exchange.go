@@ -83,8 +83,8 @@ func (s *Server) begin(ctx *fasthttp.RequestCtx) *exchange {
 // newRequestID writes req_ and a UUID of version 7 (RFC 9562 section 5.7). Request ids name lines in logs; they guard nothing.
 func newRequestID(id *[40]byte, unixMilli int64) {
 	var u [16]byte
-	binary.BigEndian.PutUint64(u[:8], uint64(unixMilli)<<16|rand.Uint64()&0x0fff|0x7000) //nolint:gosec // 48 bits of time
-	binary.BigEndian.PutUint64(u[8:], rand.Uint64()&^(3<<62)|1<<63)                      //nolint:gosec // see above
+	binary.BigEndian.PutUint64(u[:8], uint64(unixMilli)<<16|rand.Uint64()&0x0fff|0x7000)
+	binary.BigEndian.PutUint64(u[8:], rand.Uint64()&^(3<<62)|1<<63)
 	copy(id[:4], "req_")
 	hex.Encode(id[4:12], u[0:4])
 	hex.Encode(id[13:17], u[4:6])

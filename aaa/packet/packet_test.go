@@ -146,7 +146,7 @@ func TestDatagramsAreBounded(t *testing.T) {
 			if err == nil {
 				err = a.Parse(p)
 			}
-			if err != tc.want || (err != nil && !errors.Is(err, ErrMalformed)) {
+			if !errors.Is(err, tc.want) || (err != nil && !errors.Is(err, ErrMalformed)) {
 				t.Errorf("got %v, want %v", err, tc.want)
 			}
 		})

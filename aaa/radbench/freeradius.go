@@ -87,7 +87,7 @@ func (p *Process) ready(ctx context.Context, now func() time.Time) error {
 	if err != nil {
 		return err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	_, err = c.Do(ctx, radclient.Request{Code: packet.StatusServer})
 	return err
 }
@@ -97,7 +97,7 @@ func freePort() (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	return c.LocalAddr().(*net.UDPAddr).Port, nil
 }
 

@@ -84,10 +84,10 @@ func echo(ctx context.Context, stdout io.Writer) error {
 	for {
 		n, _, _, peer, err := c.ReadMsgUDPAddrPort(buf, nil)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // closed: the end
 		}
 		if _, _, err := c.WriteMsgUDPAddrPort(buf[:n], nil, peer); err != nil {
-			return nil
+			return nil //nolint:nilerr // closed: the end
 		}
 	}
 }

@@ -53,7 +53,7 @@ func (p Probe) Run(ctx context.Context) ([]Step, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer auth.Close()
+	defer func() { _ = auth.Close() }()
 	alive := p.ask(ctx, auth, "status", Request{Code: packet.StatusServer}, false)
 	steps := []Step{alive}
 	if p.Login != "" {
@@ -67,7 +67,7 @@ func (p Probe) Run(ctx context.Context) ([]Step, error) {
 	if err != nil {
 		return steps, err
 	}
-	defer acct.Close()
+	defer func() { _ = acct.Close() }()
 	session := "probe-" + p.Now().UTC().Format("20060102T150405.000000000")
 	for _, s := range []struct {
 		name   string

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"unsafe"
 
+	"wispgate/aaa/packet"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -51,8 +53,9 @@ type mmsghdr struct {
 	n   uint32
 }
 
-// newBatch makes room for datagrams of size octets. segments says that the kernel knows UDP_SEGMENT.
-func newBatch(size int, segments bool) *batch {
+// newBatch makes room for datagrams of the largest packet. segments says that the kernel knows UDP_SEGMENT.
+func newBatch(segments bool) *batch {
+	const size = packet.MaxLen
 	b := &batch{arena: make([]byte, 0, 16*size), plain: !segments}
 	slab := make([]byte, batchSize*size)
 	for i := range b.in {

@@ -63,7 +63,7 @@ func TestABatchOfRepliesArrivesAsItWasQueued(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			b := newBatch(4096, segments)
+			b := newBatch(segments)
 			want := [2][]string{}
 			err = onSocket(rc, func(fd int) error {
 				b.fill(t, uintptr(fd), peers[0], peers[1])
@@ -122,7 +122,7 @@ func TestABatchOfRepliesArrivesAsItWasQueued(t *testing.T) {
 
 func TestASocketThatRefusesEverythingIsNoLoop(t *testing.T) {
 	t.Parallel()
-	b := newBatch(4096, true)
+	b := newBatch(true)
 	for range batchSize {
 		b.queue(&address{}, []byte("reply"), nil)
 	}

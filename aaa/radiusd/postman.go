@@ -3,8 +3,6 @@ package radiusd
 import (
 	"sync/atomic"
 	"time"
-
-	"wispgate/aaa/packet"
 )
 
 // The timer wheel: coarse, since a reject delay need not be exact.
@@ -31,7 +29,7 @@ type postman struct {
 }
 
 func newPostman(s *Server) *postman {
-	return &postman{s: s, kick: make(chan struct{}, 1), io: newBatch(packet.MaxLen, false)}
+	return &postman{s: s, kick: make(chan struct{}, 1), io: newBatch(false)}
 }
 
 // now sends p's reply as soon as may be.

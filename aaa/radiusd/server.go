@@ -64,8 +64,7 @@ func Listen(cfg Config) (*Server, error) {
 	}{{cfg.Auth, false, &s.addrs.Auth}, {cfg.Acct, true, &s.addrs.Acct}} {
 		for _, addr := range side.list {
 			if err := s.bind(addr, side.accounting, side.bound); err != nil {
-				s.close()
-				return nil, err
+				return nil, errors.Join(err, s.close())
 			}
 		}
 	}
@@ -92,7 +91,7 @@ func (s *Server) bind(addr string, accounting bool, bound *[]netip.AddrPort) err
 	for _, c := range conns {
 		w := &worker{
 			engine: s.newEngine(), conn: c, accounting: accounting, cache: newCache(s.cfg.CacheEntries, int64(s.cfg.CacheFor)),
-			io: newBatch(packet.MaxLen, segments(c)), plain: !segments(c), fd: descriptor(c),
+			io: newBatch(segments(c)), plain: !segments(c), fd: descriptor(c),
 		}
 		w.oob.init()
 		if !accounting {

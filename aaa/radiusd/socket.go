@@ -19,7 +19,7 @@ var ErrPortInUse = edge.Reason{Code: "radius_port_in_use", Says: "Another progra
 // listen opens n sockets that share one address; the kernel gives each source to one of them for good. The first bind
 // is exclusive, so that a second program of the same user is noticed instead of getting half of the packets.
 func listen(addr string, n, buffer int) (conns []*net.UDPConn, granted int, err error) {
-	probe, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", addr)
+	probe, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", addr) //nolint:forbidigo // binding an address waits for nothing
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, 0, ErrPortInUse.Error(edge.Unavailable)
 	}
@@ -45,7 +45,7 @@ func listen(addr string, n, buffer int) (conns []*net.UDPConn, granted int, err 
 				return err
 			})
 		}}
-		c, err := lc.ListenPacket(context.Background(), "udp", addr)
+		c, err := lc.ListenPacket(context.Background(), "udp", addr) //nolint:forbidigo // binding an address waits for nothing
 		if err != nil {
 			for _, c := range conns {
 				_ = c.Close()
@@ -124,7 +124,6 @@ const controlRoom = 128
 
 // control reads and writes the control messages of one socket in memory of its own.
 type control struct {
-	in       [controlRoom]byte
 	v4, v6   [controlRoom]byte // templates of IP_PKTINFO and IPV6_PKTINFO
 	n4, n6   int
 	out      []byte

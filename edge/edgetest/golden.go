@@ -31,11 +31,11 @@ func GoldenEvents(t *testing.T, m edge.Module, samples ...edge.Event) {
 		raw = append(raw, '\n')
 		path := filepath.Join("testdata", "events", name+".json")
 		if os.Getenv("UPDATE_GOLDEN") != "" {
-			must(t, os.MkdirAll(filepath.Dir(path), 0o755)) //nolint:gosec // test data, to be read by all
-			must(t, os.WriteFile(path, raw, 0o644))         //nolint:gosec // test data, to be read by all
+			must(t, os.MkdirAll(filepath.Dir(path), 0o755))
+			must(t, os.WriteFile(path, raw, 0o644))
 			continue
 		}
-		want, err := os.ReadFile(path) //nolint:gosec // the name comes from the module
+		want, err := os.ReadFile(path)
 		if err != nil {
 			t.Errorf("%s: %v; run with UPDATE_GOLDEN=1 and review the file", name, err)
 		} else if string(want) != string(raw) {

@@ -74,7 +74,7 @@ func TestAStaleEntryChangesNothingAndItsNeighboursApply(t *testing.T) {
 		entryAt(4, 0, 20, put("a", "stale")),
 		entryAt(6, 1, 5, put("b", "2")),
 	})
-	if got[0] != nil || got[1] != ErrStale || got[2] != nil {
+	if got[0] != nil || !errors.Is(got[1], ErrStale) || got[2] != nil {
 		t.Fatalf("got %v, want nil, ErrStale, nil", got)
 	}
 	st := m.Snapshot()
@@ -213,7 +213,7 @@ func TestAStateReadsLikeAMapWhateverIsFlushed(t *testing.T) {
 				}
 				version++
 			}
-			checkAgainst(rt, t, m, model, keys.Draw(rt, "prefix"), keys.Draw(rt, "from"))
+			checkAgainst(t, rt, m, model, keys.Draw(rt, "prefix"), keys.Draw(rt, "from"))
 		}
 		before := checksum(t, m)
 		if err := m.Flush(); err != nil {
@@ -240,7 +240,7 @@ func checksum(t testing.TB, m *Machine) [32]byte {
 	return sum
 }
 
-func checkAgainst(rt *rapid.T, t *testing.T, m *Machine, model map[string]string, prefix, from string) {
+func checkAgainst(t *testing.T, rt *rapid.T, m *Machine, model map[string]string, prefix, from string) {
 	st := m.Snapshot()
 	defer st.Close()
 	for _, window := range [][2]string{{"", ""}, {prefix, ""}, {prefix[:1], prefix + from}, {"", from}} {

@@ -96,7 +96,6 @@ type Journal struct {
 
 	mu     sync.Mutex
 	in     *batch // what waits for the next commit
-	idle   *batch // the other buffer, when the committer does not hold it
 	moved  chan struct{}
 	closed bool
 

@@ -50,7 +50,7 @@ func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (uint6
 		}
 		return from, fmt.Errorf("open journal segment: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	r := frameReader{file: f, size: s.end, offset: offset, salt: salt(j.id, s.ordinal)}
 	defer r.release()
 	for end = min(end, s.next); at < end; at++ {

@@ -210,7 +210,7 @@ func (j *Journal) readHeader(seg *segment) (header, bool, error) {
 	if err != nil {
 		return header{}, false, fmt.Errorf("open journal segment: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }()
 	var b [headerSize]byte
 	if seg.size >= headerSize {
 		if _, err := f.ReadAt(b[:], 0); err != nil {

@@ -157,7 +157,7 @@ func readStart(path string) ([]byte, error) {
 	b := make([]byte, headerSize)
 	n, err := f.ReadAt(b, 0)
 	if n < headerSize {
-		return nil, nil //nolint:nilerr // too short to be a segment in use
+		return nil, nil
 	}
 	return b, err
 }

@@ -19,10 +19,12 @@ const MaxSeries = 1024
 // SecondsBounds are the histogram buckets for durations, in seconds: 100 µs to 10 s.
 var SecondsBounds = []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}
 
-// Counter only goes up. Gauge goes both ways. Histogram counts observations in buckets.
 type (
-	Counter   = metrics.Counter
-	Gauge     = metrics.Gauge
+	// Counter only goes up.
+	Counter = metrics.Counter
+	// Gauge goes both ways.
+	Gauge = metrics.Gauge
+	// Histogram counts observations in buckets.
 	Histogram = metrics.PrometheusHistogram
 )
 
@@ -112,11 +114,13 @@ func (f *family) full(values []string) string {
 	return b.String()
 }
 
-// CounterVec, GaugeVec and HistogramVec are metrics with labels. With costs a look-up and allocates: code on a hot
-// path keeps what it returns.
+// Metrics with labels. With costs a look-up and allocates: code on a hot path keeps what it returns.
 type (
-	CounterVec   struct{ f *family }
-	GaugeVec     struct{ f *family }
+	// CounterVec is a counter for each combination of label values.
+	CounterVec struct{ f *family }
+	// GaugeVec is a gauge for each combination of label values.
+	GaugeVec struct{ f *family }
+	// HistogramVec is a histogram for each combination of label values.
 	HistogramVec struct {
 		f      *family
 		bounds []float64

@@ -105,7 +105,7 @@ func TestMetricsAreWhatPrometheusReads(t *testing.T) {
 	r.Gauge("wispgate_sessions", "Live sessions.").With().Set(7)
 	r.GaugeFunc("wispgate_disk_free_bytes", "Free space.", func() float64 { return 12 })
 	r.Seconds("wispgate_journal_commit_seconds", "Time of a write and flush.").With().Update(0.003)
-	if requests.With("access", "accept") != requests.With("access", "accept") {
+	if first, second := requests.With("access", "accept"), requests.With("access", "accept"); first != second {
 		t.Fatal("a series is made twice")
 	}
 	r.Counter("wispgate_radius_requests_total", "Requests by outcome.", "code", "outcome").With("access", "accept").Inc()

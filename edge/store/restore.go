@@ -91,7 +91,7 @@ func (s *Store) build(name string, r io.Reader, local *Batch) (h *handle, sum [s
 // fill streams both keyspaces in key order, as Badger's stream writer wants them: Local sorts before Replicated.
 func (s *Store) fill(db *badger.DB, r io.Reader, local *Batch) (sum [sha256.Size]byte, err error) {
 	w := &streamer{sw: db.NewStreamWriter(), buf: z.NewBuffer(streamBuffer*2, "restore")}
-	defer w.buf.Release()
+	defer func() { _ = w.buf.Release() }()
 	if err := w.sw.Prepare(); err != nil {
 		return sum, err
 	}

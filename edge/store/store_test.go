@@ -131,7 +131,7 @@ func TestTheStoreBehavesLikeASortedMap(t *testing.T) {
 					rt.Fatal(err)
 				}
 			}
-			compare(rt, t, s, model, keys.Draw(rt, "prefix"), keys.Draw(rt, "from"))
+			compare(t, rt, s, model, keys.Draw(rt, "prefix"), keys.Draw(rt, "from"))
 		}
 		if err := s.Close(); err != nil {
 			rt.Fatal(err)
@@ -139,7 +139,7 @@ func TestTheStoreBehavesLikeASortedMap(t *testing.T) {
 	})
 }
 
-func compare(rt *rapid.T, t *testing.T, s *Store, model map[string]string, prefix, from string) {
+func compare(t *testing.T, rt *rapid.T, s *Store, model map[string]string, prefix, from string) {
 	sn := s.Snapshot()
 	defer sn.Close()
 	for _, w := range [][2]string{{"", ""}, {prefix, ""}, {prefix[:2], from}} {

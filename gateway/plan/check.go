@@ -285,7 +285,8 @@ func (c *Checker) items(n *node) bool {
 		if n != nil {
 			item = n.item
 		}
-		for more, ok := true, true; more; {
+		for more := true; more; {
+			var ok bool
 			if n != nil && n.hasMax && count == n.max {
 				return c.tooMany(n) && c.rest(']')
 			}

@@ -18,7 +18,7 @@ func (s *nameSet) begin() int { return len(s.hashes) }
 
 // add takes a name into the object that began at base and reports whether it was there.
 func (s *nameSet) add(base int, name []byte) (twice bool) {
-	h := maphash.Bytes(seed, name) + uint64(base)*0x9e3779b97f4a7c15 //nolint:gosec // tells the objects apart in one table
+	h := maphash.Bytes(seed, name) + uint64(base)*0x9e3779b97f4a7c15
 	here := s.hashes[base:]
 	switch {
 	case len(here) < fewNames:

@@ -177,7 +177,7 @@ func (c *compiler) members(at string, n *node, s *edge.Schema) {
 		for len(n.byLength) <= len(f.Name) {
 			n.byLength = append(n.byLength, nil)
 		}
-		n.byLength[len(f.Name)] = append(n.byLength[len(f.Name)], uint8(i)) //nolint:gosec // at most maxFields
+		n.byLength[len(f.Name)] = append(n.byLength[len(f.Name)], uint8(i))
 		if f.Required {
 			n.required.set(i)
 		}

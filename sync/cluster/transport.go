@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -43,5 +44,6 @@ type stream struct {
 }
 
 func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	return tls.DialWithDialer(&net.Dialer{Timeout: timeout}, "tcp", string(address), s.conf)
+	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout}, Config: s.conf}
+	return d.DialContext(context.Background(), "tcp", string(address)) //nolint:forbidigo // bounded by the timeout; raft hands over no context
 }
