@@ -455,3 +455,58 @@ func TestStopLosesNoDelivery(t *testing.T) {
 		return len(seen) == 800
 	}, func() string { return asJSON(g.health(e.ID)) })
 }
+
+func TestListsPageThroughEverythingOnceAndRefuseForeignCursors(t *testing.T) {
+	t.Parallel()
+	g, rc, _ := feed(t, 120, nil, nil, nil)
+	rc.wait(120)
+	other := receive(t, nil)
+	g.endpoint(other.URL, nil)
+	edgetest.Do[relay.ReplayJob](t, g.Harness, actor(), "relay.delivery.replay", map[string]any{"event_types": []string{"*"}})
+	other.wait(120)
+	g.eventually("still queued", func() bool { return g.relay.Status().Queued == 0 })
+	for _, in := range []map[string]any{{"limit": 7}, {"limit": 50, "status": "delivered"}, {"limit": 200}} {
+		seen := map[edge.ID]bool{}
+		for pages := 0; ; pages++ {
+			page := edgetest.Ask[edge.Page[relay.Delivery]](t, g.Harness, actor(), "relay.delivery.list", in)
+			for _, d := range page.Data {
+				if seen[d.ID] {
+					t.Fatalf("%s is listed twice", d.ID)
+				}
+				seen[d.ID] = true
+			}
+			if !page.HasMore || pages > 100 {
+				break
+			}
+			in["cursor"] = page.NextCursor
+		}
+		if len(seen) != 240 {
+			t.Errorf("limit %v: %d deliveries, want 240", in["limit"], len(seen))
+		}
+	}
+	event := rc.ids()[3]
+	if ds := g.deliveries(map[string]any{"event_id": event}); len(ds) != 2 {
+		t.Errorf("%d deliveries of one event, want 2", len(ds))
+	}
+	full := edgetest.Ask[relay.StoredEvent](t, g.Harness, actor(), "relay.event.get", map[string]any{"id": event})
+	if string(full.ID) != event || len(full.Envelope) == 0 || full.Position == 0 {
+		t.Errorf("event %s", asJSON(full))
+	}
+	for _, op := range []string{"relay.event.list", "relay.delivery.list"} {
+		for _, cursor := range []string{"x", "../../x", "whe_x/zz", "\u0000"} {
+			raw := fmt.Sprintf(`{"cursor":%q}`, cursor)
+			if _, _, err := g.Ask(t.Context(), actor(), op, []byte(raw), 0); err == nil {
+				t.Errorf("%s took the cursor %q", op, cursor)
+			}
+		}
+	}
+	stranger := edgetest.Actor("other")
+	for op, id := range map[string]string{"relay.event.get": event, "relay.delivery.get": string(g.deliveries(nil)[0].ID)} {
+		if _, _, err := g.Ask(t.Context(), stranger, op, []byte(fmt.Sprintf(`{"id":%q}`, id)), 0); err == nil || edgetest.CodeOf(t, err) != "not_found" {
+			t.Errorf("%s for another tenant: %v", op, err)
+		}
+	}
+	if page := edgetest.Ask[edge.Page[relay.StreamInfo]](t, g.Harness, stranger, "relay.stream.list", map[string]any{}); len(page.Data) != 0 {
+		t.Error("another tenant sees the streams")
+	}
+}

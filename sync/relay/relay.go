@@ -146,13 +146,14 @@ func (c *Config) check() error {
 		return errors.New("relay: give either the embedded broker's settings or the addresses of another")
 	case c.Workers < 1 || c.Workers > 10_000:
 		return errors.New("relay.workers: use 1 to 10000")
-	case c.Client != nil:
-		return c.Client.check()
 	}
 	for _, d := range c.Schedule {
 		if d <= 0 {
 			return errors.New("relay.schedule: every pause must be longer than nothing")
 		}
+	}
+	if c.Client != nil {
+		return c.Client.check()
 	}
 	return nil
 }
