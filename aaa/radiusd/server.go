@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"wispgate/aaa/packet"
 )
 
 // Server is the front door. Listen makes one, SetNAS tells it the routers, Run serves.
