@@ -276,7 +276,7 @@ func (n *Node) attach(tenant string) error {
 		journal: n.factLog, acks: n.acks,
 	}
 	for _, s := range []uplink.Stream{events, facts} {
-		detach, err := n.uplink.Attach(s)
+		detach, err := n.uplink.Attach(n.ctx, s)
 		if err != nil {
 			return err
 		}
