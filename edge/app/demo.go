@@ -66,6 +66,11 @@ func Demo(ctx context.Context, o DemoOptions) error {
 		return fmt.Errorf("find the demo's folder: %w", err)
 	}
 	d := &demo{o: o, dir: dir, begun: time.Now(), failed: make(chan error, 1)}
+	lock, err := lockDemo(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
 	_, err = os.Stat(statePath(dir))
 	d.again = err == nil
 	if d.state, err = loadDemoState(dir, o); err != nil {

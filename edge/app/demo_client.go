@@ -105,8 +105,10 @@ func (c *demoClient) once(ctx context.Context, method, path, idempotency string,
 		}
 		return 0, nil
 	}
-	if resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
-		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
+	// A conflict that names a time says that the first try is still running.
+	later := resp.Header.Get("Retry-After")
+	if later != "" || resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode == http.StatusServiceUnavailable {
+		seconds, _ := strconv.Atoi(later)
 		after = max(time.Duration(seconds)*time.Second, 200*time.Millisecond)
 	}
 	return after, demoRefusal(resp.StatusCode, raw)

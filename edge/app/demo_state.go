@@ -54,13 +54,35 @@ var errDemoFolder = edge.Reason{
 	Code: "demo_folder", Says: "The folder holds no demo that this version can continue", Fix: "Name another folder with --data, or remove this one to begin anew",
 }
 
+var errDemoRuns = edge.Reason{
+	Code: "demo_runs", Says: "Another demo runs in this folder", Fix: "Stop it, or name another folder with --data",
+}
+
+// lockDemo makes this process the folder's only demo until the file is closed. It makes the folder when there is none.
+func lockDemo(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, folderError(dir, err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, demoLock), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, folderError(dir, err)
+	}
+	ok, err := lockFile(f)
+	if err == nil && !ok {
+		err = errDemoRuns.Error(edge.Unavailable)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+const demoLock = ".lock"
+
 func statePath(dir string) string { return filepath.Join(dir, "demo.json") }
 
 // loadDemoState reads the state of the run before, or draws a new one. A folder that holds other things is left alone.
 func loadDemoState(dir string, o DemoOptions) (*demoState, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, folderError(dir, err)
-	}
 	s := &demoState{}
 	raw, err := os.ReadFile(statePath(dir))
 	switch {
@@ -72,7 +94,7 @@ func loadDemoState(dir string, o DemoOptions) (*demoState, error) {
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, folderError(dir, err)
 	}
-	if list, err := os.ReadDir(dir); err != nil || len(list) > 0 {
+	if list, err := os.ReadDir(dir); err != nil || len(list) > 1 || len(list) == 1 && list[0].Name() != demoLock {
 		return nil, errDemoFolder.Error(edge.Invalid)
 	}
 	if o.Subscribers < fewestSubscribers || o.Subscribers > 20_000 {

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -17,4 +18,13 @@ func terminalSize(f *os.File) (width, height int, ok bool) {
 		width, height = 80, 24
 	}
 	return width, height, true
+}
+
+// lockFile takes a file for this process until it is closed; ok is false when another one has it.
+func lockFile(f *os.File) (ok bool, err error) {
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits an int
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return false, nil
+	}
+	return err == nil, err
 }

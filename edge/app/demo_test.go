@@ -231,6 +231,10 @@ func TestDemo(t *testing.T) {
 		t.Errorf("the third line makes the subscription %v, want suspended", got)
 	}
 	r.checkKeyFiles()
+	second := Demo(context.Background(), DemoOptions{Dir: r.dir, Out: io.Discard, Log: io.Discard})
+	if e, ok := edge.AsError(second); !ok || e.Code != errDemoRuns.Code {
+		t.Errorf("a second demo in the same folder: got %v", second)
+	}
 	before, sessions := r.version(), r.open()
 	if len(sessions) == 0 {
 		t.Fatal("no session is open")
@@ -300,7 +304,7 @@ func TestDemoRefusesWhatItCannotUse(t *testing.T) {
 			}
 		})
 	}
-	if list, err := os.ReadDir(full); err != nil || len(list) != 1 {
+	if list, err := os.ReadDir(full); err != nil || len(list) != 2 { // and the lock
 		t.Errorf("the folder of other things was touched: %v, %v", list, err)
 	}
 }
