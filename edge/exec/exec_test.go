@@ -499,6 +499,40 @@ func TestAnEntryIsNeverLargerThanAllowed(t *testing.T) {
 	edgetest.NoDrift(t, h)
 }
 
+// TestLargeWritesWaitTheirTurn lets callers write what fills an entry each. Nobody may be overtaken again and again.
+func TestLargeWritesWaitTheirTurn(t *testing.T) {
+	t.Parallel()
+	h := edgetest.Node(t, module())
+	const callers, each, most = 6, 25, 5 * 6
+	var wait sync.WaitGroup
+	for c := range callers {
+		wait.Go(func() {
+			for i := range each {
+				var calls []edge.Call
+				for k := range 30 {
+					raw, err := json.Marshal(newBox{Label: fmt.Sprintf("%d-%d-%d-%s", c, i, k, strings.Repeat("x", 400))})
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					calls = append(calls, edge.Call{Op: "test.box.make", In: raw})
+				}
+				asked := h.Version()
+				reply, err := h.Exec.Do(t.Context(), edge.Request{Actor: edgetest.Actor("acme"), Calls: calls})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if overtaken := reply.Version - asked; overtaken > most {
+					t.Errorf("caller %d: %d entries went before its own, want at most %d", c, overtaken, most)
+					return
+				}
+			}
+		})
+	}
+	wait.Wait()
+}
+
 func TestConcurrentCallersOfOneOperationGetOneEffect(t *testing.T) {
 	t.Parallel()
 	h := edgetest.Node(t, module())

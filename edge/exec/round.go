@@ -14,7 +14,7 @@ import (
 // rounds is the leader's loop: it takes the intents that wait, evaluates them against one draft, proposes the effects and answers when
 // they are applied. One round is in flight; what arrives meanwhile makes the next one.
 func (x *Exec) rounds(ctx context.Context) {
-	var carried *waiter // did not fit into the last entry
+	var carried []*waiter // did not fit into the last entry
 	for {
 		batch, ok := x.gather(ctx, carried)
 		if !ok {
@@ -25,11 +25,11 @@ func (x *Exec) rounds(ctx context.Context) {
 	}
 }
 
-// gather blocks for the first intent and takes those that wait behind it.
-func (x *Exec) gather(ctx context.Context, carried *waiter) (batch []*waiter, ok bool) {
-	if carried != nil {
-		batch = append(batch, carried)
-	} else {
+// gather blocks for the first intent and takes those that wait behind it. What did not fit before goes first and in its order: sent back
+// behind newcomers, large intents of busy callers would overtake the others for ever.
+func (x *Exec) gather(ctx context.Context, carried []*waiter) (batch []*waiter, ok bool) {
+	batch = carried
+	if len(batch) == 0 {
 		select {
 		case w := <-x.queue:
 			batch = append(batch, w)
@@ -64,8 +64,8 @@ func (x *Exec) drainQueue(batch []*waiter) {
 	}
 }
 
-// round brings one batch to its end and returns the intent that must wait for the next entry, if any.
-func (x *Exec) round(ctx context.Context, batch []*waiter) (carried *waiter) {
+// round brings one batch to its end and returns the intents that must wait for the next entry, if any.
+func (x *Exec) round(ctx context.Context, batch []*waiter) (carried []*waiter) {
 	start := x.cfg.Now()
 	for {
 		r := x.evaluateRound(batch)
@@ -77,15 +77,7 @@ func (x *Exec) round(ctx context.Context, batch []*waiter) (carried *waiter) {
 		x.answer(r, err)
 		r.close()
 		x.observeRound(r, err, start)
-		for _, w := range r.rest[min(1, len(r.rest)):] { // one is carried, the others go back in order
-			if qerr := x.enqueue(w); qerr != nil {
-				x.finish(w, edge.Reply{}, qerr)
-			}
-		}
-		if len(r.rest) > 0 {
-			return r.rest[0]
-		}
-		return nil
+		return r.rest
 	}
 }
 
