@@ -177,7 +177,7 @@ func TestARunTooLargeForAnEntryIsHalved(t *testing.T) {
 		for k := range long {
 			long[k] = '<' // six octets each in JSON
 		}
-		r.SessionID, r.UserName, r.NASPortID, r.CalledStation = []byte(fmt.Sprint(i)), long, long, long
+		r.SessionID, r.UserName, r.NASPortID, r.CalledStation = fmt.Append(nil, i), long, long, long
 		j.append(r.Append(nil))
 	}
 	d := newDrainer(j)
@@ -244,7 +244,7 @@ func TestAClassOfOursNamesTheCredential(t *testing.T) {
 	foreign := class
 	foreign.Tenant = []byte("valley")
 	for i, signer := range []*acct.ClassSigner{key, forged, key} {
-		r := acct.Record{Tenant: []byte("hill"), NAS: []byte(nas1), Status: acct.Start, Arrived: edgetest.Start.UnixNano(), SessionID: []byte(fmt.Sprint(i)), UserName: []byte("outer")}
+		r := acct.Record{Tenant: []byte("hill"), NAS: []byte(nas1), Status: acct.Start, Arrived: edgetest.Start.UnixNano(), SessionID: fmt.Append(nil, i), UserName: []byte("outer")}
 		if r.Class = signer.Append(nil, &class)[2:]; i == 2 {
 			r.Class = signer.Append(nil, &foreign)[2:]
 		}

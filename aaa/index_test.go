@@ -259,7 +259,7 @@ func FuzzLogin(f *testing.F) {
 		if !ok || string(once) != string(twice) || len(once) == 0 || len(once) > maxLogin {
 			t.Errorf("%q becomes %q, then %q", raw, once, twice)
 		}
-		if text := factLogin(raw); !json.Valid([]byte(fmt.Sprintf("%q", text))) && text == "" {
+		if text := factLogin(raw); !json.Valid(fmt.Appendf(nil, "%q", text)) && text == "" {
 			t.Errorf("%q has no text", raw)
 		}
 	})

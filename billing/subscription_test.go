@@ -3,6 +3,7 @@ package billing_test
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,11 +90,12 @@ func TestASubscriptionLivesFromDraftToItsEnd(t *testing.T) {
 		if a.Revision != uint64(i+1) || a.Policy != policy || a.ExhaustedPolicy != slow || a.OfflineGraceSeconds != 86400 || a.OnExpiry != "throttle" || a.Customer != someone {
 			t.Errorf("access %d: got %+v", i, a)
 		}
-		word := a.Status
+		var word strings.Builder
+		word.WriteString(a.Status)
 		for _, r := range a.Reasons {
-			word += " " + r
+			word.WriteString(" " + r)
 		}
-		got = append(got, word)
+		got = append(got, word.String())
 	}
 	want := []string{"pending", "active", "suspended dunning", "suspended admin dunning", "suspended admin", "active", "terminated"}
 	if !cmp.Equal(got, want) {

@@ -273,13 +273,13 @@ func TestSecretsAreFoundWhereverTheyStand(t *testing.T) {
 	}
 	b := Secret("2")
 	in := &deep{A: "1", B: &b, C: []struct{ S Secret }{{"3"}}, D: struct{ E *struct{ S Secret } }{&struct{ S Secret }{"4"}}, F: "no"}
-	got := ""
+	var got strings.Builder
 	for _, s := range Secrets(in) {
-		got += s.Reveal()
+		got.WriteString(s.Reveal())
 		*s = ""
 	}
-	if got != "1234" || in.A != "" || b != "" || in.C[0].S != "" {
-		t.Errorf("got %q, left %#v", got, in)
+	if got.String() != "1234" || in.A != "" || b != "" || in.C[0].S != "" {
+		t.Errorf("got %q, left %#v", got.String(), in)
 	}
 }
 

@@ -118,7 +118,7 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	case reflect.Uint, reflect.Uint64:
 		return &Schema{Type: Integer, Min: ptr(0), Max: ptr(maxSafe)}, nil
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return &Schema{Type: Integer, Min: ptr(0), Max: ptr(1<<t.Bits() - 1)}, nil
+		return &Schema{Type: Integer, Min: ptr(0), Max: new(int64(1)<<t.Bits() - 1)}, nil
 	case reflect.Slice:
 		item, err := schemaOf(t.Elem(), above)
 		return &Schema{Type: Array, Item: item}, err
@@ -138,7 +138,8 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	}
 }
 
-func ptr(n int64) *int64 { return &n }
+//go:fix inline
+func ptr(n int64) *int64 { return new(n) }
 
 // enumOf returns the values of string types that list them.
 func enumOf(t reflect.Type) []string {
@@ -197,7 +198,7 @@ func (s *Schema) constrain(tag reflect.StructTag) error {
 		}
 		s.Pattern = re
 	}
-	for _, word := range strings.Fields(tag.Get("check")) {
+	for word := range strings.FieldsSeq(tag.Get("check")) {
 		k, v, _ := strings.Cut(word, "=")
 		on := s
 		if rest, ok := strings.CutPrefix(k, "item."); ok && s.Item != nil {

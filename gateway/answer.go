@@ -249,7 +249,7 @@ func member(object []byte, name string) []byte {
 
 // scalar is the string, number or word that rest begins with.
 func scalar(rest []byte) []byte {
-	for i := 0; i < len(rest); i++ {
+	for i := range rest {
 		if i > 0 && rest[0] == '"' {
 			if rest[i] == '"' && rest[i-1] != '\\' {
 				return rest[:i+1]

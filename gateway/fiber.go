@@ -3,6 +3,7 @@ package gateway
 import (
 	"errors"
 	"runtime/debug"
+	"slices"
 
 	"github.com/gofiber/fiber/v2"
 	"github.com/valyala/fasthttp"
@@ -106,12 +107,7 @@ func (s *Server) wrap(ctx *fasthttp.RequestCtx, inner fasthttp.RequestHandler) {
 }
 
 func known(method []byte) bool {
-	for _, m := range methods {
-		if m == string(method) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(methods, string(method))
 }
 
 // fiberError answers what Fiber and fasthttp refuse by themselves. The text of err is never shown: it may hold the raw request.

@@ -144,8 +144,8 @@ func plainTarget(target []byte) bool {
 			return false
 		}
 	}
-	if i := bytes.IndexByte(target, '?'); i >= 0 {
-		path = target[:i]
+	if before, _, ok := bytes.Cut(target, []byte{'?'}); ok {
+		path = before
 	}
 	for i := 0; i < len(path); i++ {
 		switch path[i] {
@@ -170,8 +170,8 @@ func dotSegment(rest []byte) bool {
 		return true
 	}
 	segment := rest
-	if i := bytes.IndexByte(rest, '/'); i >= 0 {
-		segment = rest[:i]
+	if before, _, ok := bytes.Cut(rest, []byte{'/'}); ok {
+		segment = before
 	}
 	return string(segment) == "." || string(segment) == ".."
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"bytes"
 	"math"
+	"slices"
 	"strconv"
 	"unsafe"
 
@@ -105,12 +106,7 @@ func (x *exchange) query() {
 }
 
 func contains(list []string, s string) bool {
-	for _, o := range list {
-		if o == s {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, s)
 }
 
 // reservedParam reads the gateway's own parameters; false means that the route has none of that name.

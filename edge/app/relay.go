@@ -73,7 +73,7 @@ func (r *RelayNode) openAll() (err error) {
 func (r *RelayNode) relayConfig() (relay.Config, error) {
 	cfg := r.opts.Config.Relay
 	conf := relay.Config{
-		ID: r.id.Node, Store: r.store, Version: r.opts.Version, Schedule: r.schedule, Workers: cfg.Workers, Unsealer: r.vault, Now: r.now,
+		ID: r.id.Node, Store: r.store, Version: r.opts.Version, Schedule: r.schedule, Workers: cfg.Workers, Keep: time.Duration(cfg.KeepDays) * 24 * time.Hour, Unsealer: r.vault, Now: r.now,
 		Logger: r.log, Metrics: newRelayMetrics(r.metrics),
 	}
 	for _, s := range cfg.AllowPrivateCIDRs {

@@ -96,6 +96,7 @@ type Relay struct {
 	AllowPrivateCIDRs []string      `yaml:"allow_private_cidrs" kind:"cidr" doc:"Private networks that webhooks may call; all others are refused." example:"10.20.0.0/16"`
 	Workers           int           `yaml:"workers" default:"32" min:"1" max:"1024" doc:"Webhook deliveries in flight at once."`
 	DeliveryTimeout   time.Duration `yaml:"delivery_timeout" default:"15s" min:"1s" max:"60s" doc:"How long one webhook delivery may take."`
+	KeepDays          int           `yaml:"keep_days" default:"30" min:"1" max:"3650" doc:"Days that stored events and the delivery log are kept."`
 	MaxBytes          Bytes         `yaml:"max_bytes" default:"10GiB" min:"64MiB" max:"16TiB" doc:"Most disk space for stored events; beyond it the relay stops acknowledging and the towers keep them."`
 }
 

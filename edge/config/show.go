@@ -132,8 +132,8 @@ func section(t reflect.Type, doc string) *property {
 	if doc == "" {
 		p.Type = "object"
 	}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range t.Fields() {
+		f := f
 		name := f.Tag.Get("yaml")
 		if f.Type.Kind() == reflect.Struct {
 			p.Properties[name] = section(f.Type, f.Tag.Get("doc"))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"strings"
 
 	"wispgate/edge"
@@ -72,9 +73,7 @@ func (x *Exec) repair(ctx context.Context, version uint64, fix layer) error {
 		if t.Version() != version {
 			return edge.ErrVersion.Error(edge.Conflict)
 		}
-		for k, v := range fix {
-			t.writes[k] = v
-		}
+		maps.Copy(t.writes, fix)
 		return nil
 	})
 }

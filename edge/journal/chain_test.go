@@ -9,6 +9,7 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"wispgate/edge"
@@ -87,10 +88,8 @@ func TestTamperingIsFound(t *testing.T) {
 	}
 	has := func(t *testing.T, r Report, code string) {
 		t.Helper()
-		for _, c := range codes(r) {
-			if c == code {
-				return
-			}
+		if slices.Contains(codes(r), code) {
+			return
 		}
 		t.Fatalf("got problems %v, want %s", codes(r), code)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"sync"
@@ -46,9 +47,7 @@ func (l *ledger) snapshot(meanwhile func()) (acked map[uint64][]byte, trimmed ui
 	defer l.mu.Unlock()
 	meanwhile()
 	acked = make(map[uint64][]byte, len(l.acked))
-	for k, v := range l.acked {
-		acked[k] = v
-	}
+	maps.Copy(acked, l.acked)
 	return acked, l.trimmed
 }
 

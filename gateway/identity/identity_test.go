@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -172,9 +173,7 @@ func TestAKeyNeverGrantsMoreThanItsMakerHolds(t *testing.T) {
 	strong, strongKey, _ := w.client(admin, "all:read", "billing:write")
 	own := func(more object) object {
 		in := object{"client": c.ID, "name": "k", "allow": []string{"192.0.2.0/25"}}
-		for k, v := range more {
-			in[k] = v
-		}
+		maps.Copy(in, more)
 		return in
 	}
 	const site = "sit_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33"

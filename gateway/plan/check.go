@@ -2,6 +2,7 @@ package plan
 
 import (
 	"math"
+	"slices"
 	"strconv"
 
 	"wispgate/edge"
@@ -389,12 +390,7 @@ func hasPrefix(s []byte, prefix string) bool {
 }
 
 func (n *node) listed(s []byte) bool {
-	for _, e := range n.enum {
-		if e == string(s) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(n.enum, string(s))
 }
 
 // allowed lists the values of an enumeration, cut at 200 octets.

@@ -8,6 +8,7 @@ package plan
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"wispgate/edge"
 )
@@ -102,12 +103,7 @@ func Compile(s *edge.Schema, without ...string) (*Plan, error) {
 }
 
 func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(names, name)
 }
 
 type compiler struct{ errs []error }

@@ -56,7 +56,7 @@ func (g *guard) excepted(a netip.Addr) bool {
 // Reasons of refused addresses.
 var (
 	reasonAddress = edge.Reason{Code: "address_refused", Says: "The endpoint's host is not on the public internet", Fix: "Use a public host, or have the operator add its network to relay.allow_private_cidrs"}
-	reasonPort    = edge.Reason{Code: "port_refused", Says: "The endpoint's port is not one the relay calls", Fix: "Use port 443 or 8443, or have the operator extend relay.ports"}
+	reasonPort    = edge.Reason{Code: "port_refused", Says: "The endpoint's port is not one the relay calls", Fix: "Use port 443 or 8443; addresses that the operator allows with relay.allow_private_cidrs may use any port"}
 	reasonPlain   = edge.Reason{Code: "plain_http_refused", Says: "The endpoint does not use https", Fix: "Use https; http is for networks in relay.allow_private_cidrs only"}
 	reasonURL     = edge.Reason{Code: "url_invalid", Says: "The endpoint's URL cannot be used", Fix: "Give https://host/path without user name, password or fragment, with the host as a name or a plain address"}
 )

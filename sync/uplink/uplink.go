@@ -94,7 +94,7 @@ type Uplink struct {
 
 // Reasons that a stream's status shows.
 var (
-	ReasonUnreachable = edge.Reason{Code: "broker_unreachable", Says: "The broker does not answer", Fix: "Check uplink.brokers, the backhaul and the firewall; events wait here and nothing is lost"}
+	ReasonUnreachable = edge.Reason{Code: "broker_unreachable", Says: "The broker does not answer", Fix: "Check uplink.broker, the backhaul and the firewall; events wait here and nothing is lost"}
 	ReasonRefused     = edge.Reason{Code: "broker_refused", Says: "The broker refuses this node", Fix: "Check the node's certificate or user name, and the broker's access list for its client id and topics"}
 	ReasonRelayAhead  = edge.Reason{Code: "relay_ahead", Says: "The relay has acknowledged positions that this node does not have, so its history was rolled back", Fix: "Recover the cluster under a new incarnation instead of an old copy; nothing is sent until then"}
 	ReasonRead        = edge.Reason{Code: "stream_unreadable", Says: "Events cannot be read from this node's store", Fix: "See the node's log; sending is tried again by itself"}
@@ -140,12 +140,12 @@ func (c *Config) check() error {
 		fields = append(fields, edge.FieldError{In: "config", Pointer: pointer, Reason: reason, Fix: fix})
 	}
 	if len(c.Brokers) == 0 || len(c.Brokers) > 8 {
-		bad("uplink.brokers", "must name 1 to 8 brokers", "give mqtt://host:port or mqtts://host:port")
+		bad("uplink.broker", "must name 1 to 8 brokers", "give mqtt://host:port or mqtts://host:port")
 	}
 	for _, b := range c.Brokers {
 		u, err := url.Parse(b)
 		if err != nil || u.Scheme != "mqtt" && u.Scheme != "mqtts" || u.Port() == "" || u.User != nil || u.Path != "" {
-			bad("uplink.brokers", "is not the address of a broker", "give mqtt://host:port or mqtts://host:port; user and password have settings of their own")
+			bad("uplink.broker", "is not the address of a broker", "give mqtt://host:port or mqtts://host:port; user and password have settings of their own")
 		}
 	}
 	if !wire.ValidName(c.Node) {
