@@ -170,7 +170,7 @@ func (s *seeder) subscribers(ctx context.Context, people []person) error {
 	return err
 }
 
-// endpoint registers the webhook receiver at the relay, or brings an older registration in line.
+// registerHook registers the webhook receiver at the relay, or brings an older registration in line.
 func registerHook(ctx context.Context, relay *demoClient, state *demoState, url string) error {
 	if state.Endpoint != "" {
 		if state.HookURL == url {
