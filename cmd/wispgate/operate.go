@@ -79,7 +79,7 @@ func (c *cli) keyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.post(cmd.Context(), "/api/v1/claim", body)
+			return c.postUnkeyed(cmd.Context(), "/api/v1/claim", body)
 		},
 	}
 	claim.Flags().StringVar(&code, "code", "", "the code that the node printed at its first start")
@@ -105,12 +105,13 @@ func (c *cli) keyCmd() *cobra.Command {
 	return cmd
 }
 
-// post sends a body and prints the answer.
-func (c *cli) post(ctx context.Context, path string, body []byte) error {
+// postUnkeyed sends a body without a key, even where one for another program is at hand, and prints the answer.
+func (c *cli) postUnkeyed(ctx context.Context, path string, body []byte) error {
 	cl, err := c.client()
 	if err != nil {
 		return err
 	}
+	cl.key = ""
 	raw, _, err := cl.do(ctx, call{method: http.MethodPost, path: path, body: body})
 	if err != nil {
 		return err

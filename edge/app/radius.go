@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -113,8 +114,10 @@ func (n *Node) listenRADIUS() error {
 
 // listenError says which address could not be taken and which setting names it.
 func listenError(what, keys string, err error) error {
-	if e, ok := edge.AsError(err); ok { // the room has said it better
-		return e
+	if e, ok := edge.AsError(err); ok { // the room has said it better, but does not know our settings
+		named := *e
+		named.Fix = fmt.Sprintf("%s: %s", strings.TrimSuffix(e.Fix, "."), keys)
+		return &named
 	}
 	return &edge.Error{
 		Kind: edge.Unavailable, Code: "listen_failed", Message: fmt.Sprintf("%s cannot listen: %v", what, err),
