@@ -35,7 +35,7 @@ func BenchmarkDeliver(b *testing.B) {
 			select {
 			case <-done:
 			case <-time.After(2 * time.Minute):
-				b.Fatalf("%d of %d delivered: %+v", n.Load(), b.N, relay.Status(g.relay.Status()))
+				b.Fatalf("%d of %d delivered: %+v", n.Load(), b.N, g.relay.Status())
 			}
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "deliveries/s")

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"crypto/tls"
 	"crypto/x509"
@@ -248,7 +249,7 @@ func (h *hook) OnConnectAuthenticate(cl *mqtt.Client, pk packets.Packet) bool {
 		password = []byte{}
 	}
 	g := h.b.grantOf(cl, pk.Connect.Username, password)
-	why := ""
+	var why string
 	switch {
 	case g == nil:
 		why = "neither certificate nor password is known"
@@ -310,7 +311,7 @@ type listener struct {
 
 // Init implements listeners.Listener.
 func (l *listener) Init(*slog.Logger) error {
-	ln, err := net.Listen("tcp", l.address)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", l.address) //nolint:forbidigo // binding an address waits for nothing
 	if err != nil {
 		return err
 	}

@@ -178,7 +178,7 @@ func TestRetryAfterSlowsTheEndpoint(t *testing.T) {
 	rc.wait(1)
 	g.eventually("not slowed", func() bool { return g.health(e.ID).State == relay.HealthSlowed })
 	h := g.health(e.ID)
-	if in := h.ResumesAt.Sub(time.Now()); in < 50*time.Minute || in > time.Hour {
+	if in := time.Until(*h.ResumesAt); in < 50*time.Minute || in > time.Hour {
 		t.Errorf("resumes in %s, want an hour", in)
 	}
 	if n := len(rc.ids()); n != 1 {

@@ -73,7 +73,7 @@ func readyKey(tenant string, endpoint edge.ID, seq uint64) []byte {
 func waitPrefix(tenant string, endpoint edge.ID) string { return queuePrefix(tenant, endpoint) + "w/" }
 
 func waitKey(tenant string, endpoint edge.ID, due time.Time, seq uint64) []byte {
-	return []byte(waitPrefix(tenant, endpoint) + hex16(uint64(due.UnixNano())) + "/" + hex16(seq)) //nolint:gosec // after 1970
+	return []byte(waitPrefix(tenant, endpoint) + hex16(uint64(due.UnixNano())) + "/" + hex16(seq))
 }
 
 func deliveryPrefix(tenant string, endpoint edge.ID) string {

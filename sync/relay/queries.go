@@ -214,7 +214,7 @@ func (in *EventList) bounds(sn *store.Snapshot, tenant string, last uint64) (low
 // reads forwards, so it looks at windows that grow.
 func backwards(sn *store.Snapshot, tenant string, low, high uint64, n int, wants func(*StoredEvent) bool) (found []StoredEvent, next uint64, err error) {
 	budget := scanBudget
-	for width := uint64(2 * n); high > low && len(found) < n && budget > 0; width *= 2 { //nolint:gosec // n is at most 200
+	for width := uint64(2 * n); high > low && len(found) < n && budget > 0; width *= 2 {
 		from := low
 		if high-low > width {
 			from = high - width

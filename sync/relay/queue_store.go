@@ -291,7 +291,7 @@ func parseWait(s string) (due time.Time, seq uint64, ok bool) {
 	a, b, _ := strings.Cut(s, "/")
 	ns, ok1 := unhex16(a)
 	seq, ok2 := unhex16(b)
-	return time.Unix(0, int64(ns)), seq, ok1 && ok2 //nolint:gosec // written by waitKey
+	return time.Unix(0, int64(ns)), seq, ok1 && ok2
 }
 
 // Ack implements Queue.
