@@ -189,6 +189,27 @@ func needCurl(t *testing.T) {
 	}
 }
 
+// showsEverything waits until each thing that the first run promises has been printed.
+func (r *runningDemo) showsEverything() {
+	r.t.Helper()
+	r.until(`accepted  \S+@demo  \S+M/\S+M`)
+	for _, code := range []string{
+		"bad_password", "unknown_login", "suspended_unpaid", "suspended_admin", "login_revoked", "login_expired", "login_not_yet_valid",
+		"mac_mismatch", "session_limit", "login_locked", "not_active", "nas_not_allowed", "unsupported_method",
+	} {
+		if line := r.until(`refused   \S+  ` + code + `  `); !strings.Contains(line, ". ") {
+			r.t.Errorf("the refusal says no remedy: %s", line)
+		}
+	}
+	r.until(`silent    .*  wrong_secret  `)
+	r.until(`silent    .*  nas_unknown  `)
+	r.until(`webhook   \S+  Signature verified, first attempt`)
+	r.until(`usage     \+\S+ [kM]?B down`)
+	r.until(`put off   \S+  `)
+	r.until(`retried   \S+  Signature verified, attempt 2`)
+	r.until(`status    online [1-9]\d* of 24 .* webhooks verified [1-9]\d*, retried [1-9]\d*, forged 0`)
+}
+
 // TestDemo runs the whole product twice in one folder: what the screen promises happens, the printed lines work, and the second run goes on
 // where the first one stopped.
 func TestDemo(t *testing.T) {
@@ -200,23 +221,7 @@ func TestDemo(t *testing.T) {
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.(*workerPool).Start.func2"),
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"))
 	r := startDemo(t, filepath.Join(t.TempDir(), "a demo")) // the space is part of the test: printed lines quote it
-	r.until(`accepted  \S+@demo  \S+M/\S+M`)
-	for _, code := range []string{
-		"bad_password", "unknown_login", "suspended_unpaid", "suspended_admin", "login_revoked", "login_expired", "login_not_yet_valid",
-		"mac_mismatch", "session_limit", "login_locked", "not_active", "nas_not_allowed", "unsupported_method",
-	} {
-		if line := r.until(`refused   \S+  ` + code + `  `); !strings.Contains(line, ". ") {
-			t.Errorf("the refusal says no remedy: %s", line)
-		}
-	}
-	r.until(`silent    .*  wrong_secret  `)
-	r.until(`silent    .*  nas_unknown  `)
-	r.until(`webhook   \S+  Signature verified, first attempt`)
-	r.until(`usage     \+\S+ [kM]?B down`)
-	r.until(`put off   \S+  `)
-	r.until(`retried   \S+  Signature verified, attempt 2`)
-	r.until(`status    online [1-9]\d* of 24 .* webhooks verified [1-9]\d*, retried [1-9]\d*, forged 0`)
-
+	r.showsEverything()
 	lines := r.curls()
 	if len(lines) != 3 {
 		t.Fatalf("got curl lines %q, want three", lines)
