@@ -5,8 +5,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"wispgate/sync/relay"
 )
 
 // BenchmarkDeliver delivers events from a source over the embedded broker to an endpoint on loopback, alone and beside one that never
