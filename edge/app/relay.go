@@ -152,7 +152,7 @@ func IssueCertificate(dataDir, node string, also []string, out string, log io.Wr
 	if err != nil {
 		return IssuedCertificate{}, err
 	}
-	authority, err := ca.Open(ca.Options{Dir: tlsDir(dataDir), Node: node, Now: time.Now, Log: logger})
+	authority, err := ca.OpenIssuer(ca.Options{Dir: tlsDir(dataDir), Now: time.Now, Log: logger})
 	if err != nil {
 		return IssuedCertificate{}, err
 	}

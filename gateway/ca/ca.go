@@ -107,6 +107,16 @@ func Open(o Options) (*Authority, error) {
 	return a, nil
 }
 
+// OpenIssuer loads an authority that exists, to issue client certificates beside a daemon that runs: it makes no CA and leaves the server
+// certificate alone.
+func OpenIssuer(o Options) (*Authority, error) {
+	if _, err := os.Stat(filepath.Join(o.Dir, caCert)); err != nil {
+		return nil, fmt.Errorf("there is no CA in %s; it is made by the first start", o.Dir)
+	}
+	a := &Authority{o: o}
+	return a, a.openCA()
+}
+
 // openCA loads the site CA or makes it. A certificate without its key is not replaced silently: devices trust the old one.
 func (a *Authority) openCA() error {
 	certPath, keyPath := filepath.Join(a.o.Dir, caCert), filepath.Join(a.o.Dir, caKey)

@@ -557,3 +557,30 @@ func TestOpenSSLAndCurlAgree(t *testing.T) {
 		t.Errorf("curl trusts the site CA without being told: %s", out)
 	}
 }
+
+func TestAnIssuerTouchesNothing(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	_ = w.open(w.options())
+	before, err := os.ReadFile(filepath.Join(w.dir, serverCert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := OpenIssuer(Options{Dir: w.dir, Now: w.now, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.IssueClient(Node, "tower8", key.Public(), 0); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := os.ReadFile(filepath.Join(w.dir, serverCert)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the server certificate was replaced: %v", err)
+	}
+	if _, err := OpenIssuer(Options{Dir: t.TempDir(), Now: w.now}); err == nil {
+		t.Error("an issuer was opened where there is no CA")
+	}
+}
