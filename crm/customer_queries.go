@@ -9,7 +9,7 @@ import (
 
 // GetCustomer answers one customer.
 var GetCustomer = edge.Query[CustomerRef, Customer]{
-	Name: "crm.customer.get", Scope: "crm:read", Class: edge.Read, Summary: "Read a customer",
+	Name: "crm.customer.get", Scope: "crm:read", Class: edge.Personal, Summary: "Read a customer",
 	Handle: func(v edge.View, in CustomerRef) (Customer, error) { return customers.Get(v, in.ID) },
 }
 
@@ -20,7 +20,7 @@ type CustomerNumber struct {
 
 // GetCustomerByNumber answers the customer that holds a number.
 var GetCustomerByNumber = edge.Query[CustomerNumber, Customer]{
-	Name: "crm.customer.get_by_number", Scope: "crm:read", Class: edge.Read, Summary: "Read a customer by its number",
+	Name: "crm.customer.get_by_number", Scope: "crm:read", Class: edge.Personal, Summary: "Read a customer by its number",
 	Handle: func(v edge.View, in CustomerNumber) (Customer, error) {
 		return customers.By(v, "number", numberKey(in.Number))
 	},
@@ -33,7 +33,7 @@ type CustomerExternalID struct {
 
 // GetCustomerByExternalID answers the customer that holds an identifier of another system.
 var GetCustomerByExternalID = edge.Query[CustomerExternalID, Customer]{
-	Name: "crm.customer.get_by_external_id", Scope: "crm:read", Class: edge.Read, Summary: "Read a customer by its identifier in another system",
+	Name: "crm.customer.get_by_external_id", Scope: "crm:read", Class: edge.Personal, Summary: "Read a customer by its identifier in another system",
 	Handle: func(v edge.View, in CustomerExternalID) (Customer, error) {
 		return customers.By(v, "external_id", in.ExternalID)
 	},
@@ -53,7 +53,7 @@ type CustomerList struct {
 
 // ListCustomers answers a page of customers.
 var ListCustomers = edge.Query[CustomerList, edge.Page[Customer]]{
-	Name: "crm.customer.list", Scope: "crm:read", Class: edge.Read, Summary: "List or search customers",
+	Name: "crm.customer.list", Scope: "crm:read", Class: edge.Personal, Summary: "List or search customers",
 	Handle: func(v edge.View, in CustomerList) (edge.Page[Customer], error) {
 		f, err := in.filter()
 		if err != nil {

@@ -79,6 +79,7 @@ type Class string
 // The classes, from the cheapest read to the rarest write.
 const (
 	Read      Class = "read"      // one record or one page
+	Personal  Class = "personal"  // reads of people's names, numbers and addresses: audited like a change
 	Report    Class = "report"    // reads that cost: explain, verification, exports
 	Write     Class = "write"     // an ordinary change
 	Provision Class = "provision" // changes what a subscriber may do on the network
@@ -87,4 +88,4 @@ const (
 )
 
 // Classes lists every class.
-func Classes() []Class { return []Class{Read, Report, Write, Provision, Money, Admin} }
+func Classes() []Class { return []Class{Read, Personal, Report, Write, Provision, Money, Admin} }

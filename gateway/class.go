@@ -37,6 +37,7 @@ const (
 
 var classes = map[edge.Class]care{
 	edge.Read:      {cost: 1, body: maxBody, timeout: 5 * time.Second, rank: 2, lane: readLane},
+	edge.Personal:  {cost: 1, body: maxBody, timeout: 5 * time.Second, rank: 2, lane: readLane, audited: true},
 	edge.Report:    {cost: 10, body: maxBody, timeout: 30 * time.Second, rank: 0, lane: readLane},
 	edge.Write:     {cost: 3, body: maxBody, timeout: 15 * time.Second, rank: 1, lane: writeLane, audited: true},
 	edge.Provision: {cost: 3, body: maxBody, timeout: 15 * time.Second, rank: 3, lane: writeLane, audited: true},
