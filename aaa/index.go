@@ -209,8 +209,10 @@ func (s *Subscriber) withoutSecret(id string) *radiusd.Password {
 	if s.typ == TypeMAC {
 		return radiusd.NoPassword(0)
 	}
-	revoked := s.Reason == CodeRevoked
-	return radiusd.HashedPassword(id, 0, func([]byte) bool { return revoked })
+	if s.Reason == CodeRevoked {
+		return radiusd.AnyPassword()
+	}
+	return radiusd.HashedPassword(id, 0, func([]byte) bool { return false })
 }
 
 // resolve is the policy that a decision asks for, nil when it does not exist.

@@ -327,6 +327,9 @@ func (e *engine) chap(p *Password) bool {
 	if len(v) != packet.CHAPSize {
 		return false
 	}
+	if p.kind == passwordAny {
+		return true
+	}
 	if p.kind == passwordClear {
 		return equal(e.x.CHAP(v[0], p.clear, challenge), v[1:])
 	}

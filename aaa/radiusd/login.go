@@ -80,6 +80,7 @@ const (
 	passwordNone passwordKind = iota
 	passwordClear
 	passwordHashed
+	passwordAny
 )
 
 // Password verifies one credential. Keep the same Password across changes of the entitlement, and make a new one when
@@ -107,6 +108,10 @@ func HashedPassword(id string, revision uint64, verify func(password []byte) boo
 
 // NoPassword is MAC authentication: the password must be empty, the name itself, or the address in any notation.
 func NoPassword(revision uint64) *Password { return &Password{revision: revision} }
+
+// AnyPassword takes whatever is offered, by PAP or CHAP. It is for a login that is refused whatever its password, such as a revoked one
+// whose secret is gone: the request then reaches the decision, which says why. Decide must never allow such a login.
+func AnyPassword() *Password { return &Password{kind: passwordAny} }
 
 func (*Password) String() string       { return "***" }
 func (*Password) GoString() string     { return "***" }
@@ -148,6 +153,8 @@ func (v *prover) check(p *Password, password []byte, r *Request) answer {
 	switch p.kind {
 	case passwordClear:
 		ok = subtle.ConstantTimeCompare(p.clear, password) == 1
+	case passwordAny:
+		ok = true
 	case passwordNone:
 		ok = len(password) == 0 || string(password) == string(r.Login)
 		if !ok && !r.LoginMAC.IsZero() {
