@@ -44,7 +44,7 @@ bench: ## benchmarks with their peers, as ratios of one run
 e2e: ## stories on the built binary
 	@scripts/e2e
 
-powercut: ## 200 simulated power cuts of the store, the log and the journal
+powercut: ## 200 simulated power cuts of store and log, and many more of the journal (root)
 	@scripts/powercut 200
 
 tools: ## build the pinned tools once
