@@ -77,7 +77,7 @@ type Config struct {
 	CacheFor      time.Duration // 0: 30 s
 	RejectDelay   time.Duration // 0: 1 s; negative: none; at most 5 s
 	MaxPending    int           // requests per worker that wait for the journal, a delay or a slow password; 0: 4096
-	NASRate       int           // packets per second and NAS; 0: 20,000; negative: no limit
+	NASRate       int           // packets per second and NAS; 0: 100,000, more than a small machine answers; negative: no limit
 	StaleAfter    time.Duration // an Access-Request that waited longer in the socket is dropped; 0: 5 s; negative: never
 	SlowWorkers   int           // goroutines that verify password hashes; 0: 1
 	Recent        int           // outcomes kept per worker for Recent; 0: 512
@@ -93,7 +93,7 @@ func (c *Config) defaults(cpus int) error {
 	setDefault(&c.CacheFor, 30*time.Second)
 	setDefault(&c.RejectDelay, time.Second)
 	setDefault(&c.MaxPending, 4096)
-	setDefault(&c.NASRate, 20_000)
+	setDefault(&c.NASRate, 100_000)
 	setDefault(&c.StaleAfter, 5*time.Second)
 	setDefault(&c.SlowWorkers, 1)
 	setDefault(&c.Recent, 512)
