@@ -276,7 +276,7 @@ func (r record) attrs() []byte {
 		{packet.AcctInputOctets, r.in}, {packet.AcctInputGigawords, r.in >> 32},
 		{packet.AcctOutputOctets, r.out}, {packet.AcctOutputGigawords, r.out >> 32},
 	} {
-		attrs = packet.AppendUint32(attrs, a.typ, uint32(a.val)) //nolint:gosec // the low half is meant; Gigawords holds the high one
+		attrs = packet.AppendUint32(attrs, a.typ, uint32(a.val))
 	}
 	return attrs
 }

@@ -49,7 +49,7 @@ func listenHook(addr string, secret edge.Secret, flaky bool, b *board) (*demoHoo
 	if err != nil {
 		return nil, err
 	}
-	ln, err := net.Listen("tcp", addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for webhooks: %w", err)
 	}

@@ -21,7 +21,7 @@ type demoLink struct {
 }
 
 func listenLink(addr, to string) (*demoLink, error) {
-	ln, err := net.Listen("tcp", addr)
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", addr)
 	if err != nil {
 		return nil, fmt.Errorf("listen for the uplink: %w", err)
 	}

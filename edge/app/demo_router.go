@@ -100,7 +100,7 @@ func newRouterSim(dir string, state *demoState, people []person, auth, acct stri
 		authTo: auth, acctTo: acct, begun: time.Now(), lines: map[lineKey]*line{}, saved: map[string]*routerSession{}, wake: make(chan struct{}, 1),
 	}
 	// Session ids must not repeat over restarts; RouterOS counts from a number of its boot, too.
-	r.ports.Store(uint32(r.begun.Unix()) << 8) //nolint:gosec // the low bits are meant
+	r.ports.Store(uint32(r.begun.Unix()) << 8)
 	opts := radclient.Options{Timeout: routerPatience, Tries: 2}
 	var err error
 	if r.access, err = radclient.Dial(auth, r.secret, time.Now, opts); err != nil {

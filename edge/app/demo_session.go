@@ -128,7 +128,7 @@ func (r *routerSim) report(ctx context.Context, l *line, status, cause uint32) b
 		{packet.AcctInputOctets, s.In}, {packet.AcctInputGigawords, s.In >> 32}, {packet.AcctInputPackets, s.In / 700},
 		{packet.AcctOutputOctets, s.Out}, {packet.AcctOutputGigawords, s.Out >> 32}, {packet.AcctOutputPackets, s.Out / 1200},
 	} {
-		attrs = packet.AppendUint32(attrs, a.typ, uint32(a.val)) //nolint:gosec // the low half is meant; Gigawords holds the high one
+		attrs = packet.AppendUint32(attrs, a.typ, uint32(a.val))
 	}
 	if cause != 0 {
 		attrs = packet.AppendUint32(attrs, packet.AcctTerminateCause, cause)

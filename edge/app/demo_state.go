@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -193,7 +194,7 @@ func (h *holder) close() {
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
 func (h *holder) tcp(port int) bool {
-	ln, err := net.Listen("tcp", loopback(port))
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", loopback(port))
 	if err == nil {
 		h.list = append(h.list, ln)
 	}
@@ -201,7 +202,7 @@ func (h *holder) tcp(port int) bool {
 }
 
 func (h *holder) udp(port int) bool {
-	conn, err := net.ListenPacket("udp", loopback(port))
+	conn, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", loopback(port))
 	if err == nil {
 		h.list = append(h.list, conn)
 	}
@@ -209,7 +210,7 @@ func (h *holder) udp(port int) bool {
 }
 
 func (h *holder) freeTCP() int {
-	ln, err := net.Listen("tcp", loopback(0))
+	ln, err := new(net.ListenConfig).Listen(context.Background(), "tcp", loopback(0))
 	if err != nil {
 		return 0
 	}
@@ -218,7 +219,7 @@ func (h *holder) freeTCP() int {
 }
 
 func (h *holder) freeUDP() int {
-	conn, err := net.ListenPacket("udp", loopback(0))
+	conn, err := new(net.ListenConfig).ListenPacket(context.Background(), "udp", loopback(0))
 	if err != nil {
 		return 0
 	}

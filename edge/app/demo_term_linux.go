@@ -9,7 +9,7 @@ import (
 
 // terminalSize is the size of the terminal behind f in columns and rows; ok is false when there is none.
 func terminalSize(f *os.File) (width, height int, ok bool) {
-	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ) //nolint:gosec // a descriptor fits an int
+	ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
 	if err != nil {
 		return 0, 0, false
 	}
@@ -22,7 +22,7 @@ func terminalSize(f *os.File) (width, height int, ok bool) {
 
 // lockFile takes a file for this process until it is closed; ok is false when another one has it.
 func lockFile(f *os.File) (ok bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor fits an int
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {
 		return false, nil
 	}

@@ -61,9 +61,9 @@ func (d *demo) watchStreams() {
 		up = up && s.Connected
 	}
 	b := d.board
-	b.stored.Store(int64(stored))   //nolint:gosec // positions of a demo
-	b.last.Store(int64(last))       //nolint:gosec // likewise
-	b.backlog.Store(int64(backlog)) //nolint:gosec // likewise
+	b.stored.Store(int64(stored))
+	b.last.Store(int64(last))
+	b.backlog.Store(int64(backlog))
 	b.linkUp.Store(up)
 }
 

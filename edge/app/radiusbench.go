@@ -137,9 +137,9 @@ func (b *RadiusBench) load() radclient.Load {
 				dst = packet.AppendString(dst, packet.UserName, login(n))
 			}
 			dst = packet.AppendString(dst, packet.AcctSessionID, run+"-"+strconv.Itoa(n%b.Logins))
-			dst = packet.AppendUint32(dst, packet.AcctSessionTime, uint32(60+n/b.Logins)) //nolint:gosec // bounded by the hour
-			dst = packet.AppendUint32(dst, packet.AcctInputOctets, uint32(n/b.Logins))    //nolint:gosec // likewise
-			return packet.AppendUint32(dst, packet.AcctOutputOctets, uint32(n/b.Logins))  //nolint:gosec // likewise
+			dst = packet.AppendUint32(dst, packet.AcctSessionTime, uint32(60+n/b.Logins))
+			dst = packet.AppendUint32(dst, packet.AcctInputOctets, uint32(n/b.Logins))
+			return packet.AppendUint32(dst, packet.AcctOutputOctets, uint32(n/b.Logins))
 		}
 	default:
 		password := []byte(b.Password.Reveal())
@@ -172,5 +172,5 @@ func processCPU(pid int) (time.Duration, error) {
 		}
 		ticks += n
 	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil //nolint:gosec // 292 years of ticks
+	return time.Duration(ticks) * 10 * time.Millisecond, nil
 }
