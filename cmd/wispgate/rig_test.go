@@ -101,7 +101,6 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() (bool
 type program struct {
 	t    testing.TB
 	kind string // serve or relay
-	dir  string
 	data string
 	conf string
 	url  string
@@ -114,10 +113,11 @@ type program struct {
 
 func newProgram(t testing.TB, kind, dir, conf string, port int) *program {
 	t.Helper()
-	p := &program{t: t, kind: kind, dir: dir, data: filepath.Join(dir, "data"), conf: filepath.Join(dir, kind+".yaml"), url: fmt.Sprintf("https://127.0.0.1:%d", port)}
+	home := t.TempDir() // apart from the data, which may lie on a full disk
+	p := &program{t: t, kind: kind, data: filepath.Join(dir, "data"), conf: filepath.Join(home, kind+".yaml"), url: fmt.Sprintf("https://127.0.0.1:%d", port)}
 	must(t, os.MkdirAll(dir, 0o700))
 	must(t, os.WriteFile(p.conf, []byte(strings.ReplaceAll(conf, "DATA", p.data)), 0o600))
-	log, err := os.OpenFile(filepath.Join(dir, kind+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.OpenFile(filepath.Join(home, kind+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	must(t, err)
 	p.log = log
 	t.Cleanup(func() {

@@ -154,6 +154,9 @@ func (x *Exec) propose(ctx context.Context, r *roundState) error {
 		return nil
 	}
 	if !x.log.IsLeader() {
+		if err := x.cfg.Machine.Store().CheckDisk(); err != nil { // a log that parked because the disk is full leads nobody, either
+			return err
+		}
 		return edge.ErrQuorumLost.Error(edge.Unavailable)
 	}
 	e := Entry{Base: r.state.Version(), Time: r.draft.now.UnixNano(), Ops: r.draft.ops()}
