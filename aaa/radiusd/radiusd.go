@@ -73,7 +73,7 @@ type Config struct {
 
 	Workers       int           // sockets per address; 0: one per CPU, at most 4
 	ReceiveBuffer int           // octets asked of the kernel per socket; 0: 8 MB
-	CacheEntries  int           // replies kept per worker, rounded up to a power of two; 0: 8192
+	CacheEntries  int           // replies kept per worker, rounded up to a power of two; 0: 4096
 	CacheFor      time.Duration // 0: 30 s
 	RejectDelay   time.Duration // 0: 1 s; negative: none; at most 5 s
 	MaxPending    int           // requests per worker that wait for the journal, a delay or a slow password; 0: 4096
@@ -89,7 +89,7 @@ func (c *Config) defaults(cpus int) error {
 	}
 	setDefault(&c.Workers, min(cpus, 4))
 	setDefault(&c.ReceiveBuffer, 8<<20)
-	setDefault(&c.CacheEntries, 8192)
+	setDefault(&c.CacheEntries, 4096)
 	setDefault(&c.CacheFor, 30*time.Second)
 	setDefault(&c.RejectDelay, time.Second)
 	setDefault(&c.MaxPending, 4096)

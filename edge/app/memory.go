@@ -10,33 +10,57 @@ import (
 	"time"
 )
 
-// A board of 256 MB has other programs, too. What a start, an import or a compaction took for a moment is given back: unused heap to the
-// system, mapped tables to the page cache.
+// A board of 256 MB has other programs, too. The heap is kept close to what lives in it, and what a start, an import or a compaction took
+// for a moment is given back: unused heap to the system, mapped tables to the page cache.
 const (
-	tidyFirst  = 3 * time.Second // after the start
-	tidyEvery  = 30 * time.Second
+	goalFirst  = time.Second // after the start
+	goalEvery  = 2 * time.Second
+	tidyEvery  = 15       // of these
+	leastGoal  = 40 << 20 // of Go's memory: below it there is nothing to gain
+	leastSpare = 20 << 20 // beyond what lives: a compaction takes 3 MB for each table that it writes, and writes eight at once
 	spareHeap  = 8 << 20  // unused heap that may stay
 	spareTable = 24 << 20 // mapped file pages that may stay, the program's own included
 )
 
 // tidyLoop is the worker that does it.
 func (c *core) tidyLoop(ctx context.Context) error {
-	timer := time.NewTimer(tidyFirst)
+	timer := time.NewTimer(goalFirst)
 	defer timer.Stop()
-	for {
+	most := debug.SetMemoryLimit(-1) // what limitMemory or the operator set
+	for turn := 1; ; turn++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 		}
-		if unusedHeap() > spareHeap {
-			debug.FreeOSMemory()
+		if os.Getenv("GOMEMLIMIT") == "" {
+			debug.SetMemoryLimit(min(memoryGoal(), most))
 		}
-		if mappedPages() > spareTable {
-			c.store.Relax()
+		if turn%tidyEvery == 2 {
+			if unusedHeap() > spareHeap {
+				debug.FreeOSMemory()
+			}
+			if mappedPages() > spareTable {
+				c.store.Relax()
+			}
 		}
-		timer.Reset(tidyEvery)
+		timer.Reset(goalEvery)
 	}
+}
+
+// memoryGoal is the soft limit that suits what lives in the heap now, in octets: half as much again, and what is not heap. Without it, a machine
+// with much memory would let the heap double before each collection.
+func memoryGoal() int64 {
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	}
+	metrics.Read(samples)
+	live, other := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+	for _, heap := range samples[2:] {
+		other -= min(other, heap.Value.Uint64())
+	}
+	return int64(max(live+max(live/2, leastSpare)+other, leastGoal)) //nolint:gosec // bounded by the machine
 }
 
 // unusedHeap is what the runtime holds beyond the live objects, in octets.
