@@ -41,6 +41,7 @@ type tower struct {
 	policy      string
 	sub         string
 	customer    string
+	hookSecret  string
 }
 
 const wide = `
@@ -88,6 +89,7 @@ func (w *tower) subscribe() {
 	w.noc.must(w.t, http.MethodPost, "/api/v1/relay/endpoints", map[string]any{
 		"name": "office", "url": w.hook.url, "events": []string{"crm.*", "billing.*", "aaa.*"}, "rate_per_second": 1000, "concurrency": 16,
 	}, &out)
+	w.hookSecret = out.Secret
 	must(w.t, w.hook.trust(out.Secret))
 }
 

@@ -147,7 +147,7 @@ func (p *program) start() {
 func (p *program) launch() {
 	p.t.Helper()
 	p.cmd = exec.Command(binary(p.t), p.kind, "--config", p.conf)
-	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Stderr = p.log // what a person reads at the terminal, such as the claim code, is no part of the log
 	p.cmd.Env = append(os.Environ(), p.env...)
 	must(p.t, p.cmd.Start())
 	cmd, done := p.cmd, make(chan error, 1)
