@@ -192,6 +192,7 @@ func (s *Server) Start(ctx context.Context) error {
 			}
 			return fmt.Errorf("gateway: listen: %w", err)
 		}
+		ln = lingering{ln}
 		if l.TLS != nil {
 			c := l.TLS.Clone()
 			c.NextProtos = []string{"http/1.1"} // fasthttp speaks nothing else

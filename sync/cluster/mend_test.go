@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/hashicorp/raft"
@@ -20,11 +21,11 @@ const testSegment = 4 << 10
 // brokenMeta refuses to learn of a rotation, as a crash or a full disk at that moment would.
 type brokenMeta struct {
 	metadb.BoltMetaDB
-	broken bool
+	broken atomic.Bool
 }
 
 func (m *brokenMeta) CommitState(st types.PersistentState) error {
-	if m.broken {
+	if m.broken.Load() {
 		return errors.New("no room")
 	}
 	return m.BoltMetaDB.CommitState(st)
@@ -51,7 +52,7 @@ func sealedTail(t *testing.T, dir string) uint64 {
 	}
 	defer closeLog(t, w)
 	for i := uint64(1); ; i++ {
-		meta.broken = i > 40 // one rotation goes well first
+		meta.broken.Store(i > 40) // one rotation goes well first
 		err := w.StoreLog(logOf(i))
 		if errors.Is(err, types.ErrSealed) {
 			return i - 1
