@@ -565,6 +565,7 @@ func TestTheFirstAnswerAfterAKillKnowsWhatWasAcknowledged(t *testing.T) {
 	w.sell()
 	password := annPassword
 	for i := range 4 {
+		w.node.ready()
 		login := fmt.Sprintf("fresh%d", i)
 		id := w.api.create(t, "/api/v1/aaa/credentials", map[string]any{"type": "pap_chap", "username": login, "password": password, "subscription_id": w.sub})
 		w.node.kill()
