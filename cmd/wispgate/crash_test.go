@@ -45,7 +45,7 @@ type tower struct {
 }
 
 const wide = `
-limits: {tenant_per_minute: 10000000, client_per_minute: 10000000, unauthenticated_per_minute: 1000000, burst: 1000000}
+limits: {tenant_per_minute: 10000000, client_per_minute: 10000000, unauthenticated_per_minute: 1000000}
 node: {id: NAME, data_dir: DATA, log_level: warn, log_format: json}
 `
 

@@ -106,7 +106,7 @@ func TestAFullDiskRefusesWritesAndKeepsAuthenticating(t *testing.T) {
 	if testing.Short() {
 		t.Skip("fills a file system of its own; not with -short")
 	}
-	disk := peers.MountTiny(t, 160)
+	disk := peers.MountTiny(t, 288)
 	w := newTower(t, disk, "", `mqtt_listen: "", mqtt_plain_listen: "127.0.0.1:1"`, "mqtt://127.0.0.1:1")
 	w.node.env = []string{"WISPGATE_STORAGE__JOURNAL_RESERVE=2MiB", "WISPGATE_STORAGE__BALLAST=4MiB", "WISPGATE_UPLINK__ENABLED=false"}
 	w.node.start()
