@@ -60,10 +60,9 @@ func (f *flood) untilRefused() {
 		long := record{session: fmt.Sprintf("long-%03d", lane), status: 3, began: time.Now().Add(-24 * time.Hour)}
 		wg.Go(func() {
 			for !f.refused.Load() && time.Now().Before(deadline) {
-				n, r := f.next.Add(1), record{}
-				if n%50 == 0 {
-					r = record{session: fmt.Sprintf("short-%06d", n), status: 2, began: time.Now().Add(-time.Minute), seconds: 60, in: uint64(n), out: 1000}
-				} else {
+				n := f.next.Add(1)
+				r := record{session: fmt.Sprintf("short-%06d", n), status: 2, began: time.Now().Add(-time.Minute), seconds: 60, in: uint64(n), out: 1000}
+				if n%50 != 0 {
 					long.seconds, long.in, long.out = long.seconds+1, long.in+uint64(n%1000), long.out+1000
 					r = long
 				}
