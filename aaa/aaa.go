@@ -49,6 +49,7 @@ func Module(d Deps) edge.Module {
 			CredentialCreated{}, CredentialUpdated{}, CredentialRotated{}, CredentialLocked{}, CredentialUnlocked{}, CredentialRevoked{},
 			CredentialMACLearned{}, EntitlementChanged{},
 			SessionStarted{}, SessionResurrected{}, SessionStale{}, SessionStopped{}, SessionMeasured{},
+			AuthRejected{}, // from the nodes' journals
 		},
 		Reasons: slices.Concat(decisionReasons, commandReasons, radiusd.Reasons()),
 	}

@@ -318,6 +318,7 @@ func TestGoldenEvents(t *testing.T) {
 		aaa.SessionStale{s, u, at},
 		aaa.SessionStopped{s, c, u, "user_request", at, 1, 2, 3},
 		aaa.SessionMeasured{s, u, c, at, at, 1, 2, 3, true},
+		aaa.AuthRejected{"ann", "bad_password", "The password in the CPE is wrong", "Type it again in the CPE", "authenticate", n, "AA:BB:CC:DD:EE:FF", 3, at, at},
 		aaa.EntitlementChanged{e, c, u, aaa.Reject, "terminated", aaa.Allow, "active", 9},
 	} {
 		line, err := json.Marshal(event)

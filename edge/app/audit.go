@@ -1,12 +1,14 @@
 package app
 
 import (
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/journal"
@@ -54,4 +56,51 @@ func VerifyAudit(dir, publicKey string) (AuditReport, error) {
 		r.Verdict = "damaged"
 	}
 	return r, err
+}
+
+// Of the audit journal's bound, from where the oldest lines may go and how much at once.
+const (
+	auditFull  = 0.8
+	auditShare = 10 // a tenth
+)
+
+// trimAudit makes room in an audit journal that is nearly full: its oldest lines go, up to upto, which the NOC holds or which nobody will
+// ask for. The chain of what stays still verifies. While the NOC is away longer than the room lasts, nothing goes and commands are
+// refused: what was promised to be accounted for is not dropped.
+func (c *core) trimAudit(upto uint64) error {
+	st := c.audit.Stats()
+	if float64(st.Unconsumed) < auditFull*float64(st.MaxBytes) {
+		return nil
+	}
+	oldest := min(st.First+(st.Next-st.First)/auditShare, upto)
+	if oldest <= st.First {
+		return nil
+	}
+	c.log.Info("audit journal is nearly full, its oldest lines go", "upto", oldest)
+	return trimTo(c.audit, oldest)
+}
+
+// signAudit signs the newest line, so that a chain whose end is cut off while the program is down is noticed.
+func (c *core) signAudit(ctx context.Context) error {
+	if c.audit.Next() == 1 {
+		return nil
+	}
+	_, err := c.audit.SignHead(ctx)
+	return err
+}
+
+// every runs step again and again until ctx ends or it fails.
+func every(ctx context.Context, pause time.Duration, step func() error) error {
+	ticker := time.NewTicker(pause)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := step(); err != nil {
+				return err
+			}
+		}
+	}
 }

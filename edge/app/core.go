@@ -253,14 +253,20 @@ func (c *core) openAudit() error {
 	if err := writePublic(filepath.Join(c.dir, "audit.pub"), pub); err != nil {
 		return err
 	}
-	c.audit, err = c.openJournal("audit", journal.Options{Chain: true, Signer: key})
-	return err
+	if c.audit, err = c.openJournal("audit", journal.Options{Chain: true, Signer: key}); err != nil {
+		return err
+	}
+	c.onStop("audit head", c.signAudit)
+	return nil
 }
 
 // openJournal opens one journal of the node with the settings that all of them share.
 func (c *core) openJournal(name string, o journal.Options) (*journal.Journal, error) {
 	cfg := c.opts.Config
-	o.Dir, o.MaxBytes, o.Reserve, o.Window = filepath.Join(c.dir, name), int64(cfg.Journal.MaxBytes), int64(cfg.Storage.JournalReserve), cfg.Journal.Window
+	o.Dir, o.MaxBytes, o.Reserve = filepath.Join(c.dir, name), int64(cfg.Journal.MaxBytes), int64(cfg.Storage.JournalReserve)
+	if !o.Chain { // a router waits for its answer and repeats; a person should not
+		o.Window = cfg.Journal.Window
+	}
 	o.Now, o.Logger = c.now, c.log.With("journal", name)
 	o.Quality = func() journal.Quality { return journal.Quality(c.clock.Quality()) }
 	o.Seal = c.vault.Sealer("journal " + name)

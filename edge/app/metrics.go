@@ -35,3 +35,24 @@ func (m *execMetrics) Round(intents int, outcome string, took time.Duration) {
 	m.round.Update(took.Seconds())
 	m.intents.Update(float64(intents))
 }
+
+// namedMetrics takes complete metric names, as relay and uplink say them; a name may carry one label in Prometheus' form.
+type namedMetrics struct {
+	registry *obs.Registry
+	help     string
+}
+
+// Add counts.
+func (m namedMetrics) Add(name string, n int) {
+	base, label, value := splitMetric(name)
+	if label == "" {
+		m.registry.Counter(base, m.help).With().Add(n)
+		return
+	}
+	m.registry.Counter(base, m.help, label).With(value).Add(n)
+}
+
+// Observe takes a duration.
+func (m namedMetrics) Observe(name string, d time.Duration) {
+	m.registry.Seconds(name, m.help).With().Update(d.Seconds())
+}

@@ -26,7 +26,8 @@ type Node struct {
 	api        *api
 	accounting *journal.Journal
 	factLog    *journal.Journal
-	acks       *factAcks
+	acks       *journalAcks // of the facts
+	auditAcks  *journalAcks
 	facts      struct{ auth *authFacts }
 	index      *aaa.Index
 	drainer    *aaa.Drainer
@@ -62,7 +63,7 @@ func OpenNode(ctx context.Context, opts Options) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Node{core: c, acks: &factAcks{upto: map[string]uint64{}}, attached: map[uplink.Name]func(){}}
+	n := &Node{core: c, acks: newAcks(), auditAcks: newAcks(), attached: map[uplink.Name]func(){}}
 	if err := n.openAll(); err != nil {
 		return nil, errors.Join(err, c.stop())
 	}
@@ -198,9 +199,12 @@ func (n *Node) trim(ctx context.Context) error {
 	}
 	errs = append(errs, trimTo(n.accounting, n.drainer.Position()))
 	if n.opts.Config.Uplink.Enabled {
-		errs = append(errs, trimTo(n.factLog, n.acks.all()))
+		errs = append(errs, trimTo(n.factLog, n.acks.all()), n.trimAudit(n.auditAcks.all()))
 	} else if next := n.factLog.Next(); next > keptFacts {
 		errs = append(errs, trimTo(n.factLog, next-keptFacts))
+	}
+	if !n.opts.Config.Uplink.Enabled {
+		errs = append(errs, n.trimAudit(n.audit.Next()-1))
 	}
 	return errors.Join(errs...)
 }
@@ -223,11 +227,10 @@ func (n *Node) startUplink() error {
 	if err != nil {
 		return err
 	}
-	counts := n.metrics.Counter("wispgate_uplink_messages_total", "What the uplink did.", "event")
 	n.uplink, err = uplink.New(uplink.Config{
 		Brokers: []string{u.Broker}, Node: n.id.Node, BootID: journal.KernelBoot().ID.String(), Version: n.opts.Version,
 		Username: u.Username, Password: u.Password, TLS: tlsConfig, Now: n.now, Logger: n.log,
-		Metrics: countFunc(func(name string, by int) { counts.With(name).Add(by) }),
+		Metrics: namedMetrics{n.metrics, "What the uplink did."},
 	})
 	if err != nil {
 		return err
@@ -237,12 +240,6 @@ func (n *Node) startUplink() error {
 	n.group.Go("streams", n.attachLoop)
 	return nil
 }
-
-// countFunc is an uplink.Metrics of one function.
-type countFunc func(name string, n int)
-
-// Add implements uplink.Metrics.
-func (f countFunc) Add(name string, n int) { f(name, n) }
 
 // attachLoop attaches the streams of tenants as they appear.
 func (n *Node) attachLoop(ctx context.Context) error {
@@ -270,12 +267,9 @@ func (n *Node) attach(tenant string) error {
 	if n.attached[events.name] != nil {
 		return nil
 	}
-	n.acks.add(tenant)
-	facts := &factStream{
-		name:    uplink.Name{Tenant: tenant, Source: n.id.Node + ".node", Incarnation: incarnation(n.factLog.Incarnation())},
-		journal: n.factLog, acks: n.acks,
-	}
-	for _, s := range []uplink.Stream{events, facts} {
+	facts := n.journalStream(tenant, ".node", n.factLog, n.acks, factEvent)
+	audit := n.journalStream(tenant, ".audit", n.audit, n.auditAcks, auditEvent)
+	for _, s := range []uplink.Stream{events, facts, audit} {
 		detach, err := n.uplink.Attach(n.ctx, s)
 		if err != nil {
 			return err
@@ -286,6 +280,16 @@ func (n *Node) attach(tenant string) error {
 	defer n.mu.Unlock()
 	n.clusters = append(n.clusters, events)
 	return nil
+}
+
+func (n *Node) journalStream(
+	tenant, suffix string, j *journal.Journal, acks *journalAcks, event func(journal.Record) (edge.EventRow, bool),
+) *journalStream {
+	acks.add(tenant)
+	return &journalStream{
+		name:    uplink.Name{Tenant: tenant, Source: n.id.Node + suffix, Incarnation: incarnation(j.Incarnation())},
+		journal: j, acks: acks, event: event,
+	}
 }
 
 // streams are the attached cluster streams.

@@ -219,30 +219,16 @@ func (a *authFacts) take() (map[refusalKey]*refusal, uint64) {
 	return refused, missed
 }
 
-// AuthRejected is a node fact: a login was refused, so often, for this reason.
-type AuthRejected struct {
-	Login  string    `json:"login" check:"max=64" doc:"As the router sent it, the first 64 octets."`
-	Reason string    `json:"reason"`
-	Says   string    `json:"says"`
-	Fix    string    `json:"fix"`
-	Stage  string    `json:"stage"`
-	NAS    string    `json:"nas_id"`
-	MAC    string    `json:"mac,omitempty"`
-	Count  uint64    `json:"count" doc:"Refusals since the last fact of this kind."`
-	First  time.Time `json:"first_at"`
-	Last   time.Time `json:"last_at"`
-}
-
 // facts turns the gathered refusals into facts of the journal.
 func (a *authFacts) facts() (list []fact) {
 	refused, _ := a.take()
 	for k, r := range refused {
-		raw, err := json.Marshal(AuthRejected{
+		raw, err := json.Marshal(aaa.AuthRejected{
 			Login: string(bytes.ToValidUTF8([]byte(k.login), []byte("\uFFFD"))), Reason: k.reason, Says: r.says, Fix: r.fix, Stage: r.stage,
-			NAS: k.nas, MAC: r.mac, Count: r.count, First: r.first.UTC(), Last: r.last.UTC(),
+			NAS: edge.ID(k.nas), MAC: r.mac, Count: r.count, First: r.first.UTC(), Last: r.last.UTC(),
 		})
 		if err == nil {
-			list = append(list, fact{Tenant: k.tenant, Type: "aaa.auth.rejected", Subject: edge.ID(k.nas), Time: r.last.UTC(), Data: raw})
+			list = append(list, fact{Tenant: k.tenant, Type: aaa.AuthRejected{}.EventName(), Subject: edge.ID(k.nas), Time: r.last.UTC(), Data: raw})
 		}
 	}
 	return list

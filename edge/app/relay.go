@@ -74,7 +74,7 @@ func (r *RelayNode) relayConfig() (relay.Config, error) {
 	cfg := r.opts.Config.Relay
 	conf := relay.Config{
 		ID: r.id.Node, Store: r.store, Version: r.opts.Version, Schedule: r.schedule, Workers: cfg.Workers, Keep: time.Duration(cfg.KeepDays) * 24 * time.Hour, Unsealer: r.vault, Now: r.now,
-		Logger: r.log, Metrics: newRelayMetrics(r.metrics),
+		Logger: r.log, Metrics: namedMetrics{r.metrics, "What the relay did."},
 	}
 	for _, s := range cfg.AllowPrivateCIDRs {
 		p, err := netip.ParsePrefix(s)
@@ -102,6 +102,9 @@ func (r *RelayNode) Start() error {
 		return listenError("The broker", "relay.mqtt_listen or relay.mqtt_plain_listen", err)
 	}
 	r.onStop("relay", r.relay.Stop)
+	r.group.Go("audit", func(ctx context.Context) error {
+		return every(ctx, time.Minute, func() error { return r.trimAudit(r.audit.Next() - 1) })
+	})
 	r.gauges()
 	return nil
 }
@@ -113,28 +116,6 @@ func (r *RelayNode) Stop() error { return r.core.stop() }
 func (r *RelayNode) URL() string { return r.api.url() }
 
 func (r *RelayNode) ready() error { return r.machine.Fatal() }
-
-// relayMetrics gives the relay's names to the registry; it implements relay.Metrics. A name may carry one label in Prometheus' form.
-type relayMetrics struct{ registry *obs.Registry }
-
-func newRelayMetrics(r *obs.Registry) relayMetrics { return relayMetrics{r} }
-
-// Add implements relay.Metrics.
-func (m relayMetrics) Add(name string, n int) {
-	base, label, value := splitMetric(name)
-	if label == "" {
-		m.registry.Counter(base, relayHelp).With().Add(n)
-		return
-	}
-	m.registry.Counter(base, relayHelp, label).With(value).Add(n)
-}
-
-// Observe implements relay.Metrics.
-func (m relayMetrics) Observe(name string, d time.Duration) {
-	m.registry.Seconds(name, relayHelp).With().Update(d.Seconds())
-}
-
-const relayHelp = "What the relay did."
 
 // IssuedCertificate is what "wispgate cert issue" wrote.
 type IssuedCertificate struct {

@@ -122,7 +122,8 @@ func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) 
 	}
 	return edge.Module{
 		Name: "sync", Summary: "How the node is: replication, streams, disk and clock.",
-		Ops: []*edge.Op{status.Op(), checksum.Op(), drift.Op()},
+		Ops:    []*edge.Op{status.Op(), checksum.Op(), drift.Op()},
+		Events: []edge.Event{AuditRecorded{}, AuditSigned{}},
 		Routes: []edge.Route{
 			{Method: "GET", Path: "/api/v1/sync/status", Op: status.Op()},
 			{Method: "GET", Path: "/api/v1/sync/checksum", Op: checksum.Op()},

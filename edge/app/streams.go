@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"strconv"
@@ -90,24 +91,25 @@ type fact struct {
 // kindFact is the only kind of the journal of facts.
 const kindFact journal.Kind = 1
 
-// factStream is one tenant's facts of this node. Its position is the journal's sequence; positions that belong to others are ranges
-// without events.
-type factStream struct {
+// journalStream is one tenant's share of a journal of this node, facts or audit, on its way up. Its position is the journal's sequence;
+// positions that belong to others are ranges without events.
+type journalStream struct {
 	name    uplink.Name
 	journal *journal.Journal
-	acks    *factAcks
+	acks    *journalAcks
+	event   func(r journal.Record) (row edge.EventRow, ok bool) // type, tenant, subject, time and what happened
 }
 
-func (s *factStream) Name() uplink.Name { return s.name }
+func (s *journalStream) Name() uplink.Name { return s.name }
 
-func (s *factStream) Marks() uplink.Marks {
+func (s *journalStream) Marks() uplink.Marks {
 	return uplink.Marks{Base: s.journal.First() - 1, Acked: max(s.acks.of(s.name.Tenant), s.journal.First()-1), Last: s.journal.Next() - 1}
 }
 
 // factsAtOnce bounds how many records one Read visits.
 const factsAtOnce = 1000
 
-func (s *factStream) Read(_ context.Context, after uint64, maxBytes int) (items []wire.Item, upto uint64, err error) {
+func (s *journalStream) Read(_ context.Context, after uint64, maxBytes int) (items []wire.Item, upto uint64, err error) {
 	size, upto := 0, after
 	_, err = s.journal.Read(after+1, factsAtOnce, func(r journal.Record) error {
 		if size > maxBytes {
@@ -132,48 +134,82 @@ func (s *factStream) Read(_ context.Context, after uint64, maxBytes int) (items 
 
 var errEnough = errors.New("enough")
 
-func (s *factStream) item(r journal.Record) (item wire.Item, mine bool, err error) {
-	var f fact
-	if r.Kind != kindFact || json.Unmarshal(r.Payload, &f) != nil || f.Tenant != s.name.Tenant {
-		return item, false, nil //nolint:nilerr // what is no fact of this tenant makes no event
+func (s *journalStream) item(r journal.Record) (item wire.Item, mine bool, err error) {
+	row, ok := s.event(r)
+	if !ok || row.Tenant != s.name.Tenant {
+		return item, false, nil
 	}
-	row := edge.EventRow{
-		ID: wire.FactID(s.name.Source, s.name.Incarnation, r.Seq, 0), Type: f.Type, Tenant: f.Tenant, Subject: f.Subject, Time: f.Time,
-		Actor: "node:" + s.name.Source, Changed: f.Data, Position: r.Seq,
+	row.ID, row.Position = wire.FactID(s.name.Source, s.name.Incarnation, r.Seq, 0), r.Seq
+	if row.Actor == "" {
+		row.Actor = "node:" + s.name.Source
 	}
 	item, err = wire.NewItem(s.name.Source, row, "")
 	return item, true, err
 }
 
-func (s *factStream) Wait(ctx context.Context, after uint64) error {
+// factEvent reads a record of the journal of facts.
+func factEvent(r journal.Record) (edge.EventRow, bool) {
+	var f fact
+	if r.Kind != kindFact || json.Unmarshal(r.Payload, &f) != nil {
+		return edge.EventRow{}, false
+	}
+	return edge.EventRow{Type: f.Type, Tenant: f.Tenant, Subject: f.Subject, Time: f.Time, Changed: f.Data}, true
+}
+
+// auditEvent reads a record of the audit journal: a line of its tenant's, or a signed head, which belongs to the platform.
+func auditEvent(r journal.Record) (edge.EventRow, bool) {
+	if r.Kind == journal.KindHead {
+		h, err := journal.ParseHead(r.Payload)
+		if err != nil {
+			return edge.EventRow{}, false
+		}
+		raw, err := json.Marshal(AuditSigned{
+			Sequence: h.Seq, Hash: hex.EncodeToString(h.Hash[:]), Signature: hex.EncodeToString(h.Signature[:]), Incarnation: incarnation(h.Incarnation),
+		})
+		return edge.EventRow{Type: AuditSigned{}.EventName(), Tenant: edge.System, Time: r.Wall, Changed: raw}, err == nil
+	}
+	var line AuditRecorded
+	if r.Kind != kindAudit || json.Unmarshal(r.Payload, &line) != nil {
+		return edge.EventRow{}, false
+	}
+	if line.Tenant == "" {
+		line.Tenant = edge.System // refused before anyone was known
+	}
+	raw, err := json.Marshal(line)
+	return edge.EventRow{Type: line.EventName(), Tenant: line.Tenant, Time: line.Time, Actor: line.Actor, Operation: line.Operation, Changed: raw}, err == nil
+}
+
+func (s *journalStream) Wait(ctx context.Context, after uint64) error {
 	return s.journal.Wait(ctx, after+1)
 }
 
-func (s *factStream) Acked(upto uint64) error {
+func (s *journalStream) Acked(upto uint64) error {
 	s.acks.note(s.name.Tenant, upto)
 	return nil
 }
 
-// factAcks knows how far the relay holds each tenant's facts. What all of them hold may be forgotten.
-type factAcks struct {
+// journalAcks knows how far the relay holds each tenant's share of a journal. What all of them hold may be forgotten.
+type journalAcks struct {
 	mu   sync.Mutex
 	upto map[string]uint64
 }
 
-func (a *factAcks) of(tenant string) uint64 {
+func (a *journalAcks) of(tenant string) uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.upto[tenant]
 }
 
-func (a *factAcks) note(tenant string, upto uint64) {
+func (a *journalAcks) note(tenant string, upto uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.upto[tenant] = max(a.upto[tenant], upto)
 }
 
+func newAcks() *journalAcks { return &journalAcks{upto: map[string]uint64{}} }
+
 // add makes room for a tenant: until it acknowledges, nothing is forgotten.
-func (a *factAcks) add(tenant string) {
+func (a *journalAcks) add(tenant string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if _, ok := a.upto[tenant]; !ok {
@@ -182,7 +218,7 @@ func (a *factAcks) add(tenant string) {
 }
 
 // all is what every tenant's stream has passed.
-func (a *factAcks) all() uint64 {
+func (a *journalAcks) all() uint64 {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var least uint64

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Check applies every rule again, as after a change by a flag. The error lists all findings, as Load's does.
@@ -257,9 +256,6 @@ func (r *rules) relay(c Relay) {
 	r.broker("relay.", "broker", c.Broker, c.AllowPlaintext)
 	if c.BrokerPassword != "" && c.BrokerUsername == "" {
 		r.add("relay.broker_username", "is required with a password", "")
-	}
-	if c.DeliveryTimeout%time.Millisecond != 0 {
-		r.add("relay.delivery_timeout", "must be whole milliseconds", "")
 	}
 }
 

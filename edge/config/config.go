@@ -44,20 +44,18 @@ type Radius struct {
 
 // API is the HTTPS gateway.
 type API struct {
-	Listen         string   `yaml:"listen" default:":8443" kind:"listen" doc:"TCP address of the HTTPS gateway; empty switches it off."`
-	TLS            TLS      `yaml:"tls" doc:"Certificate of the gateway; without one, the node's own site CA issues it."`
-	Hostnames      []string `yaml:"hostnames" kind:"host" doc:"Names and addresses by which clients reach the node, for its certificate." example:"tower7.example.net"`
-	TrustedProxies []string `yaml:"trusted_proxies" kind:"cidr" doc:"Networks of reverse proxies whose X-Forwarded-For is believed." example:"10.0.0.0/24"`
-	MaxConns       int      `yaml:"max_conns" default:"1024" min:"16" max:"65536" doc:"Most connections open at once."`
-	MaxConnsPerIP  int      `yaml:"max_conns_per_ip" default:"64" min:"1" max:"65536" doc:"Most connections open at once from one address."`
-	AdminListen    string   `yaml:"admin_listen" default:"127.0.0.1:9843" kind:"listen" doc:"Loopback TCP address for metrics, health and profiles; empty switches it off."`
+	Listen        string   `yaml:"listen" default:":8443" kind:"listen" doc:"TCP address of the HTTPS gateway; empty switches it off."`
+	TLS           TLS      `yaml:"tls" doc:"Certificate of the gateway; without one, the node's own site CA issues it."`
+	Hostnames     []string `yaml:"hostnames" kind:"host" doc:"Names and addresses by which clients reach the node, for its certificate." example:"tower7.example.net"`
+	MaxConns      int      `yaml:"max_conns" default:"1024" min:"16" max:"65536" doc:"Most connections open at once."`
+	MaxConnsPerIP int      `yaml:"max_conns_per_ip" default:"64" min:"1" max:"65536" doc:"Most connections open at once from one address."`
+	AdminListen   string   `yaml:"admin_listen" default:"127.0.0.1:9843" kind:"listen" doc:"Loopback TCP address for metrics, health and profiles; empty switches it off."`
 }
 
 // TLS names a certificate from elsewhere.
 type TLS struct {
-	CertFile     string `yaml:"cert_file" kind:"file" doc:"Certificate chain, PEM."`
-	KeyFile      string `yaml:"key_file" kind:"file" doc:"Private key of the certificate, PEM."`
-	ClientCAFile string `yaml:"client_ca_file" kind:"file" doc:"CAs whose client certificates may authenticate, PEM."`
+	CertFile string `yaml:"cert_file" kind:"file" doc:"Certificate chain, PEM."`
+	KeyFile  string `yaml:"key_file" kind:"file" doc:"Private key of the certificate, PEM."`
 }
 
 // Journal bounds the node's journal.
@@ -80,24 +78,22 @@ type Uplink struct {
 
 // Relay is the NOC's side.
 type Relay struct {
-	Listen            string        `yaml:"listen" default:":8444" kind:"listen" doc:"TCP address of the relay's HTTPS API."`
-	DataDir           string        `yaml:"data_dir" default:"/var/lib/wispgate-relay" doc:"Folder for what the relay keeps."`
-	TLS               TLS           `yaml:"tls" doc:"Certificate of API and broker; without one, the relay's own CA issues it."`
-	Hostnames         []string      `yaml:"hostnames" kind:"host" doc:"Names and addresses by which towers and clients reach the relay, for its certificate."`
-	MQTTListen        string        `yaml:"mqtt_listen" default:":8883" kind:"listen" doc:"TCP address of the embedded broker, with TLS; empty switches it off."`
-	MQTTPlainListen   string        `yaml:"mqtt_plain_listen" kind:"listen" doc:"TCP address of the embedded broker without TLS, for a VPN or tests; empty switches it off."`
-	Broker            string        `yaml:"broker" kind:"broker" doc:"URL of an external MQTT broker to use instead of the embedded one."`
-	BrokerCAFile      string        `yaml:"broker_ca_file" kind:"file" doc:"CAs that may sign the external broker's certificate, PEM; empty means the system's."`
-	BrokerCertFile    string        `yaml:"broker_cert_file" kind:"file" doc:"Client certificate for the external broker, PEM."`
-	BrokerKeyFile     string        `yaml:"broker_key_file" kind:"file" doc:"Private key of that certificate, PEM."`
-	BrokerUsername    string        `yaml:"broker_username" doc:"User name for the external broker."`
-	BrokerPassword    edge.Secret   `yaml:"broker_password" doc:"Password for that user name."`
-	AllowPlaintext    bool          `yaml:"allow_plaintext" default:"false" doc:"Allow mqtt:// to an external broker on another machine, as inside a VPN."`
-	AllowPrivateCIDRs []string      `yaml:"allow_private_cidrs" kind:"cidr" doc:"Private networks that webhooks may call; all others are refused." example:"10.20.0.0/16"`
-	Workers           int           `yaml:"workers" default:"32" min:"1" max:"1024" doc:"Webhook deliveries in flight at once."`
-	DeliveryTimeout   time.Duration `yaml:"delivery_timeout" default:"15s" min:"1s" max:"60s" doc:"How long one webhook delivery may take."`
-	KeepDays          int           `yaml:"keep_days" default:"30" min:"1" max:"3650" doc:"Days that stored events and the delivery log are kept."`
-	MaxBytes          Bytes         `yaml:"max_bytes" default:"10GiB" min:"64MiB" max:"16TiB" doc:"Most disk space for stored events; beyond it the relay stops acknowledging and the towers keep them."`
+	Listen            string      `yaml:"listen" default:":8444" kind:"listen" doc:"TCP address of the relay's HTTPS API."`
+	DataDir           string      `yaml:"data_dir" default:"/var/lib/wispgate-relay" doc:"Folder for what the relay keeps."`
+	TLS               TLS         `yaml:"tls" doc:"Certificate of API and broker; without one, the relay's own CA issues it."`
+	Hostnames         []string    `yaml:"hostnames" kind:"host" doc:"Names and addresses by which towers and clients reach the relay, for its certificate."`
+	MQTTListen        string      `yaml:"mqtt_listen" default:":8883" kind:"listen" doc:"TCP address of the embedded broker, with TLS; empty switches it off."`
+	MQTTPlainListen   string      `yaml:"mqtt_plain_listen" kind:"listen" doc:"TCP address of the embedded broker without TLS, for a VPN or tests; empty switches it off."`
+	Broker            string      `yaml:"broker" kind:"broker" doc:"URL of an external MQTT broker to use instead of the embedded one."`
+	BrokerCAFile      string      `yaml:"broker_ca_file" kind:"file" doc:"CAs that may sign the external broker's certificate, PEM; empty means the system's."`
+	BrokerCertFile    string      `yaml:"broker_cert_file" kind:"file" doc:"Client certificate for the external broker, PEM."`
+	BrokerKeyFile     string      `yaml:"broker_key_file" kind:"file" doc:"Private key of that certificate, PEM."`
+	BrokerUsername    string      `yaml:"broker_username" doc:"User name for the external broker."`
+	BrokerPassword    edge.Secret `yaml:"broker_password" doc:"Password for that user name."`
+	AllowPlaintext    bool        `yaml:"allow_plaintext" default:"false" doc:"Allow mqtt:// to an external broker on another machine, as inside a VPN."`
+	AllowPrivateCIDRs []string    `yaml:"allow_private_cidrs" kind:"cidr" doc:"Private networks that webhooks may call; all others are refused." example:"10.20.0.0/16"`
+	Workers           int         `yaml:"workers" default:"32" min:"1" max:"1024" doc:"Webhook deliveries in flight at once."`
+	KeepDays          int         `yaml:"keep_days" default:"30" min:"1" max:"3650" doc:"Days that stored events and the delivery log are kept."`
 }
 
 // Limits are rates of the gateway.
@@ -105,7 +101,6 @@ type Limits struct {
 	TenantPerMinute          int `yaml:"tenant_per_minute" default:"6000" min:"1" max:"10000000" doc:"Requests a minute of one tenant."`
 	ClientPerMinute          int `yaml:"client_per_minute" default:"1200" min:"1" max:"10000000" doc:"Requests a minute of one client, over all its keys."`
 	UnauthenticatedPerMinute int `yaml:"unauthenticated_per_minute" default:"60" min:"1" max:"1000000" doc:"Requests a minute without valid credentials, from one address."`
-	Burst                    int `yaml:"burst" default:"60" min:"1" max:"1000000" doc:"Requests that may come at once before the rate applies."`
 }
 
 // Storage sets the watermarks of free space.
@@ -113,7 +108,6 @@ type Storage struct {
 	WarnFreePercent int   `yaml:"warn_free_percent" default:"20" min:"1" max:"90" doc:"Below this much free space: warn, no snapshots or dumps."`
 	LowFreePercent  int   `yaml:"low_free_percent" default:"10" min:"1" max:"90" doc:"Below this: writes that grow the state are refused."`
 	StopFreePercent int   `yaml:"stop_free_percent" default:"5" min:"1" max:"90" doc:"Below this: read only; RADIUS goes on, accounting uses the journal's reserve."`
-	MinFree         Bytes `yaml:"min_free" default:"64MiB" min:"0" max:"1TiB" doc:"Free space that also counts as the lowest mark, whatever its percentage."`
 	Ballast         Bytes `yaml:"ballast" default:"32MiB" min:"0" max:"1GiB" doc:"File kept allocated and given up last, so that the store can close cleanly on a full disk."`
 	JournalReserve  Bytes `yaml:"journal_reserve" default:"8MiB" min:"2MiB" max:"1GiB" doc:"Journal space kept allocated for a full disk."`
 }

@@ -85,8 +85,8 @@ radius:
   auth_listen: ["10.0.0.1:1812", ':1645']
   reject_delay: 0
   rcvbuf: 8MiB
-api:
-  trusted_proxies:
+relay:
+  allow_private_cidrs:
     - 10.0.0.0/24
 uplink:
   enabled: true
@@ -138,7 +138,7 @@ func TestEveryFindingIsListedWithItsPlace(t *testing.T) {
 		"missing_files": {yaml: "api:\n  tls:\n    cert_file: /nonexistent/cert.pem\nuplink:\n  username: a\n  password_file: /nonexistent/pw\n"},
 		"environment":   {env: []string{"WISPGATE_NODE__LOGLEVEL=debug", "WISPGATE_RADIUS__WORKERS=x", "WISPGATE_API__ADMIN_LISTEN=:1"}},
 		"secret_twice":  {yaml: "uplink:\n  username: a\n  password: x\n  password_file: /etc/hostname\n"},
-		"addresses":     {yaml: "api:\n  listen: '8443'\n  hostnames: ['https://x', 'a b']\n  trusted_proxies: [10.0.0.1/8, 1.2.3]\nrelay:\n  allow_private_cidrs: ['10/8']\n  broker: 'http://x'\nradius:\n  auth_listen: ['tower:1812', ':99999']\n"},
+		"addresses":     {yaml: "api:\n  listen: '8443'\n  hostnames: ['https://x', 'a b']\nrelay:\n  allow_private_cidrs: [10.0.0.1/8, 1.2.3, '10/8']\n  broker: 'http://x'\nradius:\n  auth_listen: ['tower:1812', ':99999']\n"},
 	}
 	for name, c := range cases {
 		t.Run(name, func(t *testing.T) {
@@ -187,8 +187,8 @@ func TestSchema(t *testing.T) {
 func TestDiffNamesWhatChangedAndHidesSecrets(t *testing.T) {
 	t.Parallel()
 	a, b := Default(), Default()
-	b.Limits.Burst, b.Uplink.Password, b.Radius.AuthListen = 5, "x", nil
-	want := []Change{{"radius.auth_listen", ":1812", ""}, {"uplink.password", "", "***"}, {"limits.burst", "60", "5"}}
+	b.Limits.ClientPerMinute, b.Uplink.Password, b.Radius.AuthListen = 5, "x", nil
+	want := []Change{{"radius.auth_listen", ":1812", ""}, {"uplink.password", "", "***"}, {"limits.client_per_minute", "1200", "5"}}
 	if diff := cmp.Diff(want, Diff(a, b)); diff != "" {
 		t.Fatal(diff)
 	}
