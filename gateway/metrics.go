@@ -75,26 +75,39 @@ func (c *counters) audit(took time.Duration, err error) {
 // WriteMetrics writes the gateway's counters in the text form of Prometheus.
 func (s *Server) WriteMetrics(w io.Writer) {
 	c := s.counts
-	gauge(w, "wispgate_gateway_requests_running", "", c.running.Load())
+	family(w, "wispgate_gateway_requests_running", "gauge", "Requests under way.")
+	sample(w, "wispgate_gateway_requests_running", "", c.running.Load())
+	family(w, "wispgate_gateway_requests_total", "counter", "Requests answered, by class of status.")
 	for i, class := range statusClasses {
-		gauge(w, "wispgate_gateway_requests_total", `status="`+class+`"`, c.requests[i].Load())
+		sample(w, "wispgate_gateway_requests_total", `status="`+class+`"`, c.requests[i].Load())
 	}
+	family(w, "wispgate_gateway_refused_total", "counter", "Requests refused, by reason.")
 	c.refused.Range(func(code, n any) bool {
-		gauge(w, "wispgate_gateway_refused_total", fmt.Sprintf("code=%q", code), n.(*atomic.Int64).Load()) //nolint:forcetypeassert // see end
+		sample(w, "wispgate_gateway_refused_total", fmt.Sprintf("code=%q", code), n.(*atomic.Int64).Load()) //nolint:forcetypeassert // see end
 		return true
 	})
+	family(w, "wispgate_gateway_request_duration_seconds", "histogram", "From the request's head to its answer, by class of operation.")
 	for i, class := range append(edge.Classes(), "none") {
 		c.byClass[i].write(w, "wispgate_gateway_request_duration_seconds", fmt.Sprintf("class=%q", class))
 	}
+	family(w, "wispgate_gateway_audit_duration_seconds", "histogram", "Until an audit line was durable.")
 	c.audits.write(w, "wispgate_gateway_audit_duration_seconds", "")
-	gauge(w, "wispgate_gateway_audit_lost_total", "", c.lost.Load())
-	gauge(w, "wispgate_gateway_access_lines_dropped_total", "", s.access.lost())
-	gauge(w, "wispgate_gateway_queue_waiting", `lane="read"`, int64(s.queue.depth(readLane)))
-	gauge(w, "wispgate_gateway_queue_waiting", `lane="write"`, int64(s.queue.depth(writeLane)))
-	gauge(w, "wispgate_gateway_connections_open", "", int64(s.app.Server().GetOpenConnectionsCount()))
+	family(w, "wispgate_gateway_audit_lost_total", "counter", "Audit lines that could not be written; their commands were refused.")
+	sample(w, "wispgate_gateway_audit_lost_total", "", c.lost.Load())
+	family(w, "wispgate_gateway_access_lines_dropped_total", "counter", "Lines of the access log that were left out under load.")
+	sample(w, "wispgate_gateway_access_lines_dropped_total", "", s.access.lost())
+	family(w, "wispgate_gateway_queue_waiting", "gauge", "Requests that wait for their tenant's turn.")
+	sample(w, "wispgate_gateway_queue_waiting", `lane="read"`, int64(s.queue.depth(readLane)))
+	sample(w, "wispgate_gateway_queue_waiting", `lane="write"`, int64(s.queue.depth(writeLane)))
+	family(w, "wispgate_gateway_connections_open", "gauge", "Open connections.")
+	sample(w, "wispgate_gateway_connections_open", "", int64(s.app.Server().GetOpenConnectionsCount()))
 }
 
-func gauge(w io.Writer, name, labels string, v int64) {
+func family(w io.Writer, name, kind, help string) {
+	_, _ = fmt.Fprintf(w, "# HELP %s %s\n# TYPE %s %s\n", name, help, name, kind)
+}
+
+func sample(w io.Writer, name, labels string, v int64) {
 	if labels != "" {
 		labels = "{" + labels + "}"
 	}
