@@ -592,6 +592,23 @@ func TestTheFirstAnswerAfterAKillKnowsWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
+// TestAFirstStartMayBeKilledAtAnyMoment kills nodes while they make their folder; the next start must finish it and print a claim code.
+func TestAFirstStartMayBeKilledAtAnyMoment(t *testing.T) {
+	t.Parallel()
+	for i := range peers.Rounds(t, "CRASHES", 6) {
+		w := newTower(t, filepath.Join(t.TempDir(), fmt.Sprint(i)), "", `mqtt_listen: ""`, "mqtt://127.0.0.1:1")
+		for range 2 {
+			w.node.launch()
+			atRandom(0, 350*time.Millisecond)
+			w.node.kill()
+		}
+		w.node.start()
+		w.api = w.node.claim()
+		w.sell()
+		w.node.stop()
+	}
+}
+
 // mosquitto is a broker of someone else.
 type mosquitto struct {
 	t    testing.TB
