@@ -153,12 +153,13 @@ func (c *cli) certCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "cert", Short: "Issue certificates from a relay's own CA", GroupID: "tool"}
 	var dataDir, out string
 	var clusters []string
+	var days int
 	issue := &cobra.Command{
 		Use: "issue NODE", Short: "Make a node's client certificate for the relay's broker, on the relay's machine", Args: takes("node"),
 		Long: `Make a key and a client certificate with which the node NODE (its node.id) may speak to the relay's embedded broker, for itself and for
 the clusters named with --cluster. Copy the three files to the node and name them with uplink.cert_file, uplink.key_file and uplink.ca_file.`,
 		RunE: func(_ *cobra.Command, args []string) error {
-			issued, err := app.IssueCertificate(dataDir, args[0], clusters, out, c.std.err)
+			issued, err := app.IssueCertificate(dataDir, args[0], clusters, time.Duration(days)*24*time.Hour, out, c.std.err)
 			if err != nil {
 				return err
 			}
@@ -167,6 +168,7 @@ the clusters named with --cluster. Copy the three files to the node and name the
 	}
 	issue.Flags().StringVar(&dataDir, "data-dir", config.Default().Relay.DataDir, "data folder of the relay")
 	issue.Flags().StringSliceVar(&clusters, "cluster", nil, "cluster the node belongs to, where its name is another than the node's")
+	issue.Flags().IntVar(&days, "days", 1825, "how long the certificate holds; five years at most. Issue another before it ends: the node's metrics tell when")
 	issue.Flags().StringVar(&out, "out", ".", "folder for the files")
 	cmd.AddCommand(issue)
 	return cmd

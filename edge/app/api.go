@@ -227,7 +227,7 @@ func (a *api) announceClaim(out io.Writer, url string) error {
 		return err
 	}
 	var b strings.Builder
-	b.WriteString("\nThis node is not claimed yet. Its one-time code is in " + a.claims.Path() + ".\n")
+	b.WriteString("\nThis " + a.core.program + " is not claimed yet. Its one-time code is in " + a.claims.Path() + ".\n")
 	if code != "" {
 		b.WriteString("\n    claim code: " + code.Reveal() + "\n")
 	}

@@ -21,12 +21,12 @@ import (
 func tlsDir(dataDir string) string { return filepath.Join(dataDir, "tls") }
 
 // writeCertificate makes a key and its certificate and writes both, with the CA to trust, to a folder.
-func writeCertificate(authority *ca.Authority, node string, also []string, out string) (IssuedCertificate, error) {
+func writeCertificate(authority *ca.Authority, node string, also []string, life time.Duration, out string) (IssuedCertificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return IssuedCertificate{}, fmt.Errorf("make key: %w", err)
 	}
-	cert, err := authority.IssueClient(ca.Node, node, key.Public(), 0, also...)
+	cert, err := authority.IssueClient(ca.Node, node, key.Public(), life, also...)
 	if err != nil {
 		return IssuedCertificate{}, &edge.Error{Kind: edge.Invalid, Code: "name_invalid", Message: "The certificate cannot be issued: " + err.Error(), Fix: "Name the node as its node.id says"}
 	}

@@ -58,6 +58,7 @@ func Version(version, commit string) VersionInfo {
 type core struct {
 	opts    Options
 	dir     string
+	program string // node or relay
 	id      nodeID
 	now     func() time.Time
 	log     *slog.Logger
@@ -126,7 +127,7 @@ type nodeID struct {
 
 // newCore opens the data folder: log, keys, journals and store, in the order in which they need each other.
 func newCore(ctx context.Context, opts Options, dir, program string) (*core, error) {
-	c := &core{ctx: ctx, opts: opts, dir: dir, now: time.Now, started: time.Now(), journals: map[string]*journal.Journal{}, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
+	c := &core{ctx: ctx, opts: opts, dir: dir, program: program, now: time.Now, started: time.Now(), journals: map[string]*journal.Journal{}, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
 	log, _, err := obs.NewLogger(opts.Log, obs.LogOptions{Level: opts.Config.Node.LogLevel, Format: opts.Config.Node.LogFormat, Ring: c.ring})
 	if err != nil {
 		return nil, err

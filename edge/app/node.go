@@ -237,6 +237,10 @@ func (n *Node) startUplink() error {
 	}
 	n.onStop("uplink", n.uplink.Stop)
 	n.uplinkGauges(n.uplink.Status)
+	if len(tlsConfig.Certificates) > 0 {
+		until := tlsConfig.Certificates[0].Leaf.NotAfter
+		n.metrics.GaugeFunc("wispgate_uplink_certificate_expires_timestamp_seconds", "When the client certificate for the relay ends.", func() float64 { return float64(until.Unix()) })
+	}
 	n.group.Go("streams", n.attachLoop)
 	return nil
 }

@@ -127,8 +127,8 @@ type IssuedCertificate struct {
 }
 
 // IssueCertificate makes a client certificate for a node, signed by the CA in a relay's data folder, with which the node may speak to the
-// relay's broker for itself and the clusters named in also. The files go to out.
-func IssueCertificate(dataDir, node string, also []string, out string, log io.Writer) (IssuedCertificate, error) {
+// relay's broker for itself and the clusters named in also. The files go to out; the certificate holds for life, five years at most.
+func IssueCertificate(dataDir, node string, also []string, life time.Duration, out string, log io.Writer) (IssuedCertificate, error) {
 	logger, _, err := obs.NewLogger(log, obs.LogOptions{Level: "error"})
 	if err != nil {
 		return IssuedCertificate{}, err
@@ -137,5 +137,5 @@ func IssueCertificate(dataDir, node string, also []string, out string, log io.Wr
 	if err != nil {
 		return IssuedCertificate{}, err
 	}
-	return writeCertificate(authority, node, also, out)
+	return writeCertificate(authority, node, also, life, out)
 }

@@ -110,7 +110,7 @@ func (f *Filter) check() error {
 // ReplayInput asks for deliveries to be made again.
 type ReplayInput struct {
 	Filter
-	Expected int `json:"expected,omitempty" check:"min=0" doc:"Filled by the relay with the number of deliveries that match; leave it out."`
+	Expected int `json:"expected,omitempty" check:"internal"`
 }
 
 // replay makes the command. Its dry run is the plan: the answer's expected says how many deliveries would be made again.
