@@ -34,7 +34,11 @@ func FreeRADIUSWithSQLite(ctx context.Context, dir string, now func() time.Time)
 }
 
 // Arguments: database, folder of the queries.
-const sqlConf = `	sql {
+const sqlConf = `	date {
+	}
+	expr {
+	}
+	sql {
 		dialect = "sqlite"
 		driver = "rlm_sql_sqlite"
 		sqlite {

@@ -32,7 +32,7 @@ type benchNode struct {
 	cmd                   *exec.Cmd
 	ended                 chan error
 	client                *demoClient
-	nas                   edge.ID
+	nas, plan             edge.ID
 }
 
 const benchConfig = `node: {id: bench, data_dir: %q, log_level: warn, log_format: text}
@@ -209,6 +209,7 @@ func (n *benchNode) seed(count int) {
 		"code": "HOME20", "name": "Home 20", "kind": "recurring", "price": map[string]any{"amount_minor": 2500, "currency": "USD"},
 		"interval": map[string]any{"unit": "month", "count": 1}, "policy_ref": policy,
 	}})
+	n.plan = plan
 	one(command{"billing.plan.publish", map[string]any{"id": plan}})
 	work := make(chan int)
 	var callers sync.WaitGroup
