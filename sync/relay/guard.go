@@ -158,9 +158,6 @@ func (g *guard) checkURL(raw string) error {
 		if plain && len(g.allow) == 0 {
 			return reasonPlain.Error(edge.Invalid, edge.Field("/url", "is not https", "use https"))
 		}
-		if p := u.Port(); p != "" && len(g.allow) == 0 && !slices.ContainsFunc(g.ports, func(ok uint16) bool { return p == strconv.Itoa(int(ok)) }) {
-			return reasonPort.Error(edge.Invalid, edge.Field("/url", "has a port that is not called", "use 443 or 8443"))
-		}
 		return nil
 	}
 	port := uint16(443)
