@@ -347,7 +347,6 @@ func (p *productBench) acknowledged() float64 {
 // loss sends 1,024 at a time and waits until the journal is drained: everything answered must have become usage.
 func (p *productBench) loss() {
 	const requests = 40_000
-	acked, drained := p.acknowledged(), p.node.counter("wispgate_radius_drained_total")
 	res, err := p.load(p.node.acct, packet.AccountingRequest, 1024, requests, p.interim(0)).Run(context.Background())
 	if err != nil {
 		p.Fatal(err)
@@ -356,13 +355,14 @@ func (p *productBench) loss() {
 	backlog := float64(0)
 	begin := time.Now()
 	p.node.until(3*time.Minute, "the journal to be drained", func() error {
-		if backlog = (p.acknowledged() - acked) - (p.node.counter("wispgate_radius_drained_total") - drained); backlog > 0 {
+		// Both since the process began, so that an older backlog cannot stand in for a record that is missing.
+		if backlog = p.acknowledged() - p.node.counter("wispgate_radius_drained_total"); backlog > 0 {
 			time.Sleep(100 * time.Millisecond)
 			return fmt.Errorf("%.0f records wait", backlog)
 		}
 		return nil
 	})
-	p.table.row("of them in the journal but not in a session", "drained in "+time.Since(begin).Round(100*time.Millisecond).String(), "", max(backlog, 0), atMost(0, ""))
+	p.table.row("acknowledged records that the drainer has not counted", "drained in "+time.Since(begin).Round(100*time.Millisecond).String(), "", max(backlog, 0), atMost(0, ""))
 }
 
 // kill ends the node in the middle of accounting, and looks for every session whose beginning was acknowledged.
