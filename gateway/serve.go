@@ -38,18 +38,24 @@ func (s *Server) serve(x *exchange, rt *route) {
 		x.refuse(e)
 		return
 	}
-	defer s.queue.leave(&rt.care)
+	s.attend(x)
+	if x.audit { // outside the queue: whoever waits for the disk keeps no place, so one flush serves many
+		s.auditEnd(x)
+	}
+}
+
+// attend carries out a request that has its place in the queue.
+func (s *Server) attend(x *exchange) {
+	defer s.queue.leave(&x.rt.care)
 	if x.audit {
 		if e := s.auditReady(x); e != nil {
+			x.audit = false
 			x.refuse(e)
 			return
 		}
 	}
 	if e := s.run(x); e != nil {
 		x.refuse(e)
-	}
-	if x.audit {
-		s.auditEnd(x)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 const (
 	goalFirst  = time.Second // after the start
 	goalEvery  = 2 * time.Second
-	tidyEvery  = 15       // of these
+	tidyEvery  = 5        // of these
 	leastGoal  = 40 << 20 // of Go's memory: below it there is nothing to gain
 	leastSpare = 20 << 20 // beyond what lives: a compaction takes 3 MB for each table that it writes, and writes eight at once
 	spareHeap  = 8 << 20  // unused heap that may stay
