@@ -340,6 +340,8 @@ var RevokeCredential = edge.Command[CredentialMove, Credential]{
 // GetCredential shows one login, never its secret.
 var GetCredential = edge.Query[CredentialRef, Credential]{
 	Name: "aaa.credential.get", Scope: "aaa:read", Class: edge.Read, Summary: "Show a login",
+	Shows:  credentials,
+	Record: func(in CredentialRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in CredentialRef) (Credential, error) { return credentials.Get(v, in.ID) },
 }
 

@@ -236,6 +236,8 @@ var sawMessageAuthenticator = edge.Command[NASRef, edge.None]{
 // GetNAS shows one NAS, never its secret.
 var GetNAS = edge.Query[NASRef, NAS]{
 	Name: "aaa.nas.get", Scope: "aaa:read", Class: edge.Read, Summary: "Show a NAS",
+	Shows:  nasTable,
+	Record: func(in NASRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in NASRef) (NAS, error) { return nasTable.Get(v, in.ID) },
 }
 

@@ -274,6 +274,8 @@ var ArchivePolicy = edge.Command[PolicyRef, Policy]{
 // GetPolicy shows one policy.
 var GetPolicy = edge.Query[PolicyRef, Policy]{
 	Name: "aaa.policy.get", Scope: "aaa:read", Class: edge.Read, Summary: "Show a policy",
+	Shows:  policies,
+	Record: func(in PolicyRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in PolicyRef) (Policy, error) { return policies.Get(v, in.ID) },
 }
 

@@ -227,6 +227,8 @@ type SessionRef struct {
 // GetSession shows one session.
 var GetSession = edge.Query[SessionRef, Session]{
 	Name: "aaa.session.get", Scope: "aaa:read", Class: edge.Read, Summary: "Show a session",
+	Shows:  sessions,
+	Record: func(in SessionRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in SessionRef) (Session, error) { return sessions.Get(v, in.ID) },
 }
 

@@ -285,6 +285,8 @@ func (e PlanDeleted) Subject() edge.ID { return e.Plan }
 // GetPlan answers one plan version.
 var GetPlan = edge.Query[PlanRef, Plan]{
 	Name: "billing.plan.get", Scope: "billing:read", Class: edge.Read, Summary: "Read a plan version",
+	Shows:  plans,
+	Record: func(in PlanRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in PlanRef) (Plan, error) { return plans.Get(v, in.ID) },
 }
 

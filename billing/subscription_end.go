@@ -133,6 +133,8 @@ var UpdateSubscription = edge.Command[SubscriptionChange, Subscription]{
 // GetSubscription answers one subscription.
 var GetSubscription = edge.Query[SubscriptionRef, Subscription]{
 	Name: "billing.subscription.get", Scope: "billing:read", Class: edge.Read, Summary: "Read a subscription",
+	Shows:  subscriptions,
+	Record: func(in SubscriptionRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in SubscriptionRef) (Subscription, error) { return subscriptions.Get(v, in.ID) },
 }
 

@@ -10,6 +10,8 @@ import (
 // GetCustomer answers one customer.
 var GetCustomer = edge.Query[CustomerRef, Customer]{
 	Name: "crm.customer.get", Scope: "crm:read", Class: edge.Personal, Summary: "Read a customer",
+	Shows:  customers,
+	Record: func(in CustomerRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in CustomerRef) (Customer, error) { return customers.Get(v, in.ID) },
 }
 

@@ -357,3 +357,31 @@ func TestInputsOfTheWrongTypeNameTheField(t *testing.T) {
 		t.Errorf("nothing: %v, %v", in, err)
 	}
 }
+
+func TestTheStoredVersionIsTheRecordsOwn(t *testing.T) {
+	t.Parallel()
+	type nested struct {
+		Inner struct {
+			A       int    `json:"a"`
+			Version uint64 `json:"version"`
+		} `json:"inner"`
+		Meta
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		m := Meta{ID: "box_1", ExternalID: rapid.String().Draw(t, "external"), TenantID: rapid.String().Draw(t, "tenant"), Version: rapid.Uint64().Draw(t, "version")}
+		n := nested{Meta: m}
+		n.Inner.Version = rapid.Uint64().Draw(t, "inner")
+		for _, rec := range []any{m, n} {
+			raw, err := json.Marshal(rec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, err := storedVersion(raw); err != nil || got != m.Version {
+				t.Fatalf("got %d, %v; want %d of %s", got, err, m.Version, raw)
+			}
+		}
+	})
+	if got, err := storedVersion([]byte(`{"id":"x","external_id":",\"version\":7","version":3}`)); err != nil || got != 3 {
+		t.Errorf("got %d, %v", got, err)
+	}
+}

@@ -435,16 +435,35 @@ func (t *Table[T]) Raw(v View, id ID) ([]byte, uint64, error) {
 	if err != nil || raw == nil {
 		return nil, 0, err
 	}
-	var m struct {
-		Version uint64 `json:"version"`
-	}
-	if err := json.Unmarshal(raw, &m); err != nil {
+	version, err := storedVersion(raw)
+	if err != nil {
 		return nil, 0, fmt.Errorf("decode %s: %w", t.Name, err)
 	}
 	if t.Private {
-		return nil, m.Version, nil
+		return nil, version, nil
 	}
-	return raw, m.Version, nil
+	return raw, version, nil
+}
+
+// storedVersion reads the version of a stored record without decoding the rest. Inside a string the quotes would be escaped, so the first
+// match before any nested object is the member itself.
+func storedVersion(raw []byte) (uint64, error) {
+	const member = `,"version":`
+	if i := bytes.Index(raw, []byte(member)); i > 0 && bytes.IndexByte(raw[1:i], '{') < 0 {
+		var n uint64
+		digits := raw[i+len(member):]
+		for len(digits) > 0 && digits[0] >= '0' && digits[0] <= '9' {
+			n, digits = n*10+uint64(digits[0]-'0'), digits[1:]
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	var m struct {
+		Version uint64 `json:"version"`
+	}
+	err := json.Unmarshal(raw, &m)
+	return m.Version, err
 }
 
 // Entries implements AnyTable.

@@ -43,12 +43,15 @@ func (s *Server) query(ctx context.Context, x *exchange) *edge.Error {
 	if x.wrapped {
 		x.out.WriteString(`{"success":true,"data":`)
 	}
-	if err := x.enc.Encode(out); err != nil {
+	if st, ok := out.(edge.Stored); ok {
+		x.out.Write(st.JSON)
+		x.out.WriteByte('\n')
+	} else if err := x.enc.Encode(out); err != nil {
 		s.log.Error("answer could not be encoded", "operation", x.rt.op.Name, "request_id", string(x.id[:]), "error", err)
 		return edge.ErrInternal.Error(edge.Internal)
 	}
 	body := x.out.Bytes()
-	body = body[:len(body)-1] // the encoder's line feed
+	body = body[:len(body)-1] // the line feed, the encoder's or ours
 	kind := jsonType
 	if x.wrapped {
 		body, kind = append(body, '}'), envelopeType

@@ -330,6 +330,8 @@ var ArchiveSite = edge.Command[SiteRef, Site]{
 // GetSite answers one site.
 var GetSite = edge.Query[SiteRef, Site]{
 	Name: "inventory.site.get", Scope: "inventory:read", Class: edge.Read, Summary: "Read a site",
+	Shows:  sites,
+	Record: func(in SiteRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in SiteRef) (Site, error) { return sites.Get(v, in.ID) },
 }
 

@@ -223,6 +223,11 @@ func Ask[Out any](t testing.TB, h *Harness, a edge.Actor, op string, in any) Out
 	if err != nil {
 		t.Fatalf("%s: %v", op, err)
 	}
+	if st, ok := out.(edge.Stored); ok {
+		var typed Out
+		must(t, json.Unmarshal(st.JSON, &typed))
+		return typed
+	}
 	typed, ok := out.(Out)
 	if !ok {
 		t.Fatalf("%s: got %T, want %T", op, out, typed)

@@ -167,6 +167,8 @@ var EnableClient = edge.Command[ClientRef, Client]{
 // GetClient shows a client.
 var GetClient = edge.Query[ClientRef, Client]{
 	Name: "identity.client.get", Scope: "identity:read", Class: edge.Read, Summary: "Show a client",
+	Shows:  clients,
+	Record: func(in ClientRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in ClientRef) (Client, error) { return clients.Get(v, in.ID) },
 }
 

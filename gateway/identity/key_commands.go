@@ -254,6 +254,8 @@ var RevokeKey = edge.Command[KeyRef, Key]{
 // GetKey shows a key, never its secret.
 var GetKey = edge.Query[KeyRef, Key]{
 	Name: "identity.key.get", Scope: "identity:read", Class: edge.Read, Summary: "Show a key",
+	Shows:  keys,
+	Record: func(in KeyRef) edge.ID { return in.ID },
 	Handle: func(v edge.View, in KeyRef) (Key, error) { return keys.Get(v, in.ID) },
 }
 
