@@ -88,15 +88,15 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	above = append(above[:len(above):len(above)], t)
 	switch t {
 	case reflect.TypeFor[time.Time]():
-		return &Schema{Type: String, Format: "date-time", Max: ptr(35)}, nil
+		return &Schema{Type: String, Format: "date-time", Max: new(int64(35))}, nil
 	case reflect.TypeFor[ID]():
-		return &Schema{Type: String, Format: "id", Max: ptr(45)}, nil
+		return &Schema{Type: String, Format: "id", Max: new(int64(45))}, nil
 	case reflect.TypeFor[Secret]():
 		return &Schema{Type: String, Secret: true}, nil
 	case reflect.TypeFor[netip.Addr]():
-		return &Schema{Type: String, Format: "ip", Max: ptr(45)}, nil
+		return &Schema{Type: String, Format: "ip", Max: new(int64(45))}, nil
 	case reflect.TypeFor[netip.Prefix]():
-		return &Schema{Type: String, Format: "cidr", Max: ptr(49)}, nil
+		return &Schema{Type: String, Format: "cidr", Max: new(int64(49))}, nil
 	case reflect.TypeFor[json.RawMessage]():
 		return &Schema{Type: Any}, nil
 	}
@@ -112,13 +112,13 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	case reflect.String:
 		return &Schema{Type: String, Enum: enumOf(t)}, nil
 	case reflect.Int, reflect.Int64:
-		return &Schema{Type: Integer, Min: ptr(-maxSafe), Max: ptr(maxSafe)}, nil
+		return &Schema{Type: Integer, Min: new(int64(-maxSafe)), Max: new(int64(maxSafe))}, nil
 	case reflect.Int32:
-		return &Schema{Type: Integer, Min: ptr(-1 << 31), Max: ptr(1<<31 - 1)}, nil
+		return &Schema{Type: Integer, Min: new(int64(-1 << 31)), Max: new(int64(1<<31 - 1))}, nil
 	case reflect.Uint, reflect.Uint64:
-		return &Schema{Type: Integer, Min: ptr(0), Max: ptr(maxSafe)}, nil
+		return &Schema{Type: Integer, Min: new(int64(0)), Max: new(int64(maxSafe))}, nil
 	case reflect.Uint8, reflect.Uint16, reflect.Uint32:
-		return &Schema{Type: Integer, Min: ptr(0), Max: new(int64(1)<<t.Bits() - 1)}, nil
+		return &Schema{Type: Integer, Min: new(int64(0)), Max: new(int64(1)<<t.Bits() - 1)}, nil
 	case reflect.Slice:
 		item, err := schemaOf(t.Elem(), above)
 		return &Schema{Type: Array, Item: item}, err

@@ -53,14 +53,15 @@ func kebab(s string) string { return strings.ReplaceAll(s, "_", "-") }
 // verb is the command of one route: path parameters are arguments, the other members of the input are flags.
 func (c *cli) verb(r edge.Route) *cobra.Command {
 	params := r.PathParams()
-	use := kebab(r.Op.Verb())
+	var use strings.Builder
+	use.WriteString(kebab(r.Op.Verb()))
 	for _, p := range params {
-		use += " " + strings.ToUpper(p)
+		use.WriteString(" " + strings.ToUpper(p))
 	}
 	in := &inputs{values: map[string]func() (any, bool, error){}}
 	opts := &verbOptions{}
 	cmd := &cobra.Command{
-		Use: use, Short: strings.TrimSuffix(r.Op.Summary, "."), Args: takes(params...),
+		Use: use.String(), Short: strings.TrimSuffix(r.Op.Summary, "."), Args: takes(params...),
 		Long: fmt.Sprintf("%s\n\nCalls %s %s; needs the scope %s.", r.Op.Summary, r.Method, r.Path, r.Op.Scope),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return c.runVerb(cmd.Context(), r, params, args, in, opts)

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"os/exec"
@@ -117,12 +118,10 @@ func (w *tower) handleSecrets(secrets map[string]string) {
 		"type": "pap_chap", "username": "bob", "password": "bob-password-Dd123", "subscription_id": w.sub, "scheme": "argon2id",
 	})
 	w.api.must(w.t, http.MethodPost, "/api/v1/aaa/credentials/"+login+":rotate", map[string]any{"password": "bob-second-Ee12345"}, nil)
-	for what, secret := range map[string]string{
+	maps.Copy(secrets, map[string]string{
 		"router's first secret": "other-secret-Bb12345", "router's second secret": "rotated-secret-Cc12345", "hashed password": "bob-password-Dd123",
 		"second password": "bob-second-Ee12345",
-	} {
-		secrets[what] = secret
-	}
+	})
 }
 
 // authenticate sends a login whatever comes of it.

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -176,9 +177,7 @@ func (c *client) do(ctx context.Context, r call) ([]byte, http.Header, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("make request: %w", err)
 	}
-	for k, v := range r.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, r.header)
 	if len(r.body) > 0 {
 		req.Header.Set("Content-Type", "application/json")
 	} else {

@@ -20,7 +20,6 @@ func Example(w io.Writer) error {
 
 func exampleSection(b *bufio.Writer, t reflect.Type, indent string) {
 	for f := range t.Fields() {
-		f := f
 		name := f.Tag.Get("yaml")
 		if f.Type.Kind() == reflect.Struct {
 			fmt.Fprintf(b, "\n%s# %s\n%s%s:\n", indent, f.Tag.Get("doc"), indent, name)

@@ -133,7 +133,6 @@ func section(t reflect.Type, doc string) *property {
 		p.Type = "object"
 	}
 	for f := range t.Fields() {
-		f := f
 		name := f.Tag.Get("yaml")
 		if f.Type.Kind() == reflect.Struct {
 			p.Properties[name] = section(f.Type, f.Tag.Get("doc"))

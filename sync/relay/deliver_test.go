@@ -502,7 +502,7 @@ func TestListsPageThroughEverythingOnceAndRefuseForeignCursors(t *testing.T) {
 	}
 	stranger := edgetest.Actor("other")
 	for op, id := range map[string]string{"relay.event.get": event, "relay.delivery.get": string(g.deliveries(nil)[0].ID)} {
-		if _, _, err := g.Ask(t.Context(), stranger, op, []byte(fmt.Sprintf(`{"id":%q}`, id)), 0); err == nil || edgetest.CodeOf(t, err) != "not_found" {
+		if _, _, err := g.Ask(t.Context(), stranger, op, fmt.Appendf(nil, `{"id":%q}`, id), 0); err == nil || edgetest.CodeOf(t, err) != "not_found" {
 			t.Errorf("%s for another tenant: %v", op, err)
 		}
 	}

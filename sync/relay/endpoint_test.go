@@ -2,6 +2,7 @@ package relay_test
 
 import (
 	"context"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -45,9 +46,7 @@ func TestEndpointLife(t *testing.T) {
 		"webhook_secret_invalid": {"name": "d", "secret": "hunter2"},
 	} {
 		bad := map[string]any{"url": in["url"], "events": in["events"]}
-		for k, v := range change {
-			bad[k] = v
-		}
+		maps.Copy(bad, change)
 		if got := edgetest.Code(t, h, actor(), "relay.endpoint.create", bad); got != code {
 			t.Errorf("got %s, want %s", got, code)
 		}

@@ -3,6 +3,7 @@ package relay
 import (
 	"encoding/json"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -153,9 +154,7 @@ func (g *registry) unfinished() map[edge.ID]string {
 	g.mu.RLock()
 	defer g.mu.RUnlock()
 	list := make(map[edge.ID]string, len(g.jobs))
-	for id, tenant := range g.jobs {
-		list[id] = tenant
-	}
+	maps.Copy(list, g.jobs)
 	return list
 }
 
