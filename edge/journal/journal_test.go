@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
 	"wispgate/edge"
+	"wispgate/edge/edgetest/peers"
 )
 
 func TestMain(m *testing.M) {
@@ -327,12 +329,9 @@ func TestAnchorDatesFactsFromBeforeTheClockWasSet(t *testing.T) {
 	}
 }
 
-// TestARealFullFileSystem needs a small file system that it may fill, named by WISPGATE_SMALL_FS.
+// TestARealFullFileSystem fills a small file system of its own.
 func TestARealFullFileSystem(t *testing.T) {
-	root := os.Getenv("WISPGATE_SMALL_FS")
-	if root == "" {
-		t.Skip("WISPGATE_SMALL_FS names no small file system to fill")
-	}
+	root := peers.MountTiny(t, 48)
 	opt := small(filepath.Join(root, "journal"))
 	opt.SegmentBytes, opt.MaxBytes, opt.Reserve = 1<<20, 1<<30, 2<<20
 	j := open(t, opt)
@@ -342,6 +341,7 @@ func TestARealFullFileSystem(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer os.Remove(filler.Name())
+	defer filler.Close()
 	for chunk := make([]byte, 4096); err == nil; {
 		_, err = filler.Write(chunk)
 	}
