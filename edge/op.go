@@ -131,7 +131,7 @@ func (q Query[In, Out]) Op() *Op {
 		op.err = errors.Join(op.err, errors.New("Handle is missing"))
 	}
 	if (q.Shows == nil) != (q.Record == nil) {
-		op.err = errors.Join(op.err, errors.New("Shows and Record go together"))
+		op.err = errors.Join(op.err, errors.New("of Shows and Record one is missing"))
 	}
 	if q.Shows != nil {
 		handle := op.ask

@@ -138,9 +138,6 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 	}
 }
 
-//go:fix inline
-func ptr(n int64) *int64 { return new(n) }
-
 // enumOf returns the values of string types that list them.
 func enumOf(t reflect.Type) []string {
 	if e, ok := reflect.Zero(t).Interface().(interface{ Values() []string }); ok {

@@ -57,8 +57,11 @@ func freeRADIUS(ctx context.Context, dir string, logins int, now func() time.Tim
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start freeradius: %w", err)
 	}
-	done := make(chan error, 1)
-	go func() { done <- cmd.Wait() }()
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it ends by a signal
+		close(done)
+	}()
 	p := &Process{
 		Name: "freeradius", PID: cmd.Process.Pid, Unsigned: true,
 		Auth: fmt.Sprintf("127.0.0.1:%d", auth), Acct: fmt.Sprintf("127.0.0.1:%d", acct),

@@ -60,7 +60,7 @@ func memoryGoal() int64 {
 	for _, heap := range samples[2:] {
 		other -= min(other, heap.Value.Uint64())
 	}
-	return int64(max(live+max(live/2, leastSpare)+other, leastGoal)) //nolint:gosec // bounded by the machine
+	return int64(max(live+max(live/2, leastSpare)+other, leastGoal))
 }
 
 // unusedHeap is what the runtime holds beyond the live objects, in octets.
