@@ -61,6 +61,8 @@ func TestExhaustedDeliveriesBecomeDeadLettersAndReplaysKeepTheID(t *testing.T) {
 	fail := true
 	g, rc, e := feed(t, 1, nil, nil, nil)
 	rc.wait(1)
+	// The receiver has it; the replay must not meet the first attempt still under way, which it would leave alone.
+	g.eventually("not delivered", func() bool { return len(g.deliveries(map[string]any{"status": "delivered"})) == 1 })
 	rc.mu.Lock()
 	rc.answer = func(_ int, w http.ResponseWriter, _ *http.Request) {
 		rc.mu.Lock()
