@@ -1,17 +1,10 @@
 package store
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
-	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
-	"strings"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -105,61 +98,9 @@ func checkCrash(t *testing.T, dir string, acked uint64) uint64 {
 	return last
 }
 
-// writer is this test binary as a process that commits without end.
-type writer struct {
-	cmd   *exec.Cmd
-	acked atomic.Uint64 // newest batch it has printed
-	ended chan struct{} // closed when its output ends
-}
-
-func startWriter(t *testing.T, dir string) *writer {
+func startWriter(t *testing.T, dir string) *peers.Writer {
 	t.Helper()
-	w := &writer{cmd: exec.Command(os.Args[0]), ended: make(chan struct{})}
-	w.cmd.Env = append(os.Environ(), "STORE_CRASH_DIR="+dir)
-	w.cmd.Stderr = os.Stderr
-	out, err := w.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := w.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(w.ended)
-		lines := bufio.NewReader(out)
-		for {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				return // half a line was not acknowledged
-			}
-			if n, err := strconv.ParseUint(strings.TrimSuffix(line, "\n"), 10, 64); err == nil {
-				w.acked.Store(n)
-			}
-		}
-	}()
-	return w
-}
-
-// kill ends the process and returns the newest batch it acknowledged.
-func (w *writer) kill(t *testing.T) uint64 {
-	t.Helper()
-	if err := w.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	<-w.ended
-	w.cmd.Wait() // always an error: it was killed
-	return w.acked.Load()
-}
-
-// atRandom waits until the writer has acknowledged something beyond n, and then up to most longer.
-func (w *writer) atRandom(t *testing.T, n uint64, most time.Duration) {
-	t.Helper()
-	peers.Eventually(t, "the writer writes", func() bool { return w.acked.Load() > n }, func() any { return w.acked.Load() })
-	select {
-	case <-time.After(rand.N(most)):
-	case <-w.ended:
-		t.Fatal("the writer ended by itself")
-	}
+	return peers.StartWriter(t, "STORE_CRASH_DIR="+dir)
 }
 
 // TestKillNineLosesNothingAcknowledged kills a writer at random moments, over and over on the same directory. KILLS=n runs it longer.
@@ -169,40 +110,14 @@ func TestKillNineLosesNothingAcknowledged(t *testing.T) {
 	last := uint64(0)
 	for range peers.Rounds(t, "KILLS", 4) {
 		w := startWriter(t, dir)
-		w.atRandom(t, last, 300*time.Millisecond)
-		last = checkCrash(t, dir, w.kill(t))
+		w.AtRandom(t, last, 300*time.Millisecond)
+		last = checkCrash(t, dir, w.Kill(t))
 	}
 	t.Logf("%d batches", last)
 }
 
-// TestAPowerCutLosesNothingAcknowledged copies the image of a mounted ext4 at random moments of a writer's work. The writer is held
-// for the length of the copy, so the image is what the file system had handed to its disk at that moment and no more; what was
-// acknowledged before must be in it. It models a disk that flushes honestly. POWERCUTS=n runs it longer.
+// TestAPowerCutLosesNothingAcknowledged cuts the power under a writer: what was acknowledged before the cut must be on the disk.
 func TestAPowerCutLosesNothingAcknowledged(t *testing.T) {
-	if testing.Short() {
-		t.Skip("mounts a file system")
-	}
-	image := peers.MakeImage(t, 160)
-	dir, unmount := peers.MountImage(t, image)
-	defer unmount()
-	data := filepath.Join(dir, "data")
-	w := startWriter(t, data)
-	defer func() { w.kill(t) }()
-	for cut := range peers.Rounds(t, "POWERCUTS", 3) {
-		w.atRandom(t, w.acked.Load(), 400*time.Millisecond)
-		if err := w.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		acked := w.acked.Load()
-		copied := filepath.Join(t.TempDir(), "cut.img")
-		peers.Run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
-		if err := w.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		at, unmountCut := peers.MountImage(t, copied)
-		last := checkCrash(t, filepath.Join(at, "data"), acked)
-		unmountCut()
-		os.Remove(copied) // at once: a long run would fill the disk
-		t.Logf("cut %d: acknowledged %d, found %d", cut, acked, last)
-	}
+	peers.PowerCuts(t, func(dir string) *peers.Writer { return startWriter(t, dir) },
+		func(dir string, acked uint64) uint64 { return checkCrash(t, dir, acked) })
 }

@@ -1,19 +1,14 @@
 package cluster
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -141,59 +136,9 @@ func checkCrash(t *testing.T, dir string, acked uint64) uint64 {
 	return version
 }
 
-// process is this test binary as a process that proposes without end.
-type process struct {
-	cmd   *osexec.Cmd
-	acked atomic.Uint64 // newest version it has printed
-	ended chan struct{}
-}
-
-func startProposer(t *testing.T, dir string, env ...string) *process {
+func startProposer(t *testing.T, dir string, env ...string) *peers.Writer {
 	t.Helper()
-	p := &process{cmd: osexec.Command(os.Args[0]), ended: make(chan struct{})}
-	p.cmd.Env = append(append(os.Environ(), "CLUSTER_CRASH_DIR="+dir), env...)
-	p.cmd.Stderr = os.Stderr
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		defer close(p.ended)
-		lines := bufio.NewReader(out)
-		for {
-			line, err := lines.ReadString('\n')
-			if err != nil {
-				return // half a line was not acknowledged
-			}
-			if n, err := strconv.ParseUint(strings.TrimSuffix(line, "\n"), 10, 64); err == nil {
-				p.acked.Store(n)
-			}
-		}
-	}()
-	return p
-}
-
-func (p *process) kill(t *testing.T) uint64 {
-	t.Helper()
-	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		t.Fatal(err)
-	}
-	<-p.ended
-	p.cmd.Wait() // always an error: it was killed
-	return p.acked.Load()
-}
-
-func (p *process) atRandom(t *testing.T, n uint64, most time.Duration) {
-	t.Helper()
-	peers.Eventually(t, "a proposal is acknowledged", func() bool { return p.acked.Load() > n }, func() any { return p.acked.Load() })
-	select {
-	case <-time.After(rand.N(most)):
-	case <-p.ended:
-		t.Fatal("the proposer ended by itself")
-	}
+	return peers.StartWriter(t, append(env, "CLUSTER_CRASH_DIR="+dir)...)
 }
 
 // TestKillNineLosesNoAcknowledgedProposal kills the proposer at random moments, over and over on the same directory. KILLS=n runs longer.
@@ -202,8 +147,8 @@ func TestKillNineLosesNoAcknowledgedProposal(t *testing.T) {
 	last := uint64(0)
 	for range peers.Rounds(t, "KILLS", 4) {
 		p := startProposer(t, dir)
-		p.atRandom(t, last, 300*time.Millisecond)
-		last = checkCrash(t, dir, p.kill(t))
+		p.AtRandom(t, last, 300*time.Millisecond)
+		last = checkCrash(t, dir, p.Kill(t))
 	}
 	t.Logf("%d versions", last)
 }
@@ -214,41 +159,15 @@ func TestADeathBetweenLogAndStoreIsMadeGoodByTheLog(t *testing.T) {
 	last := uint64(0)
 	for _, writes := range []uint64{1, 2, 40, 900, 3} {
 		p := startProposer(t, dir, fmt.Sprintf("CRASH_KILL=%d", writes))
-		<-p.ended
-		p.cmd.Wait() // always an error: it killed itself
-		if got := checkCrash(t, dir, p.acked.Load()); got != last+writes {
+		if got := checkCrash(t, dir, p.Wait()); got != last+writes {
 			t.Fatalf("got version %d, want %d", got, last+writes)
 		}
 		last += writes
 	}
 }
 
-// TestAPowerCutLosesNoAcknowledgedProposal copies the image of a mounted ext4 at random moments of a proposer's work. The proposer is
-// held for the length of the copy, so the image is what the file system had handed to its disk and no more. POWERCUTS=n runs longer.
+// TestAPowerCutLosesNoAcknowledgedProposal cuts the power under a proposer: what was acknowledged before the cut must be on the disk.
 func TestAPowerCutLosesNoAcknowledgedProposal(t *testing.T) {
-	if testing.Short() {
-		t.Skip("mounts a file system")
-	}
-	image := peers.MakeImage(t, 160)
-	dir, unmount := peers.MountImage(t, image)
-	defer unmount()
-	p := startProposer(t, filepath.Join(dir, "node"))
-	defer func() { p.kill(t) }()
-	for cut := range peers.Rounds(t, "POWERCUTS", 3) {
-		p.atRandom(t, p.acked.Load(), 400*time.Millisecond)
-		if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-			t.Fatal(err)
-		}
-		acked := p.acked.Load()
-		copied := filepath.Join(t.TempDir(), "cut.img")
-		peers.Run(t, "cp", "--reflink=auto", "--sparse=always", image, copied)
-		if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
-			t.Fatal(err)
-		}
-		at, unmountCut := peers.MountImage(t, copied)
-		found := checkCrash(t, filepath.Join(at, "node"), acked)
-		unmountCut()
-		os.Remove(copied) // at once: a long run would fill the disk
-		t.Logf("cut %d: acknowledged %d, found %d", cut, acked, found)
-	}
+	peers.PowerCuts(t, func(dir string) *peers.Writer { return startProposer(t, dir) },
+		func(dir string, acked uint64) uint64 { return checkCrash(t, dir, acked) })
 }
