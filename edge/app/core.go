@@ -319,7 +319,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	if err != nil {
 		return err
 	}
-	conf := cluster.Config{Dir: filepath.Join(c.dir, "log"), NodeID: c.id.Node, ClusterID: c.id.Cluster, Logger: c.log}
+	conf := cluster.Config{Dir: filepath.Join(c.dir, "log"), NodeID: c.id.Node, ClusterID: c.id.Cluster, Logger: c.log, Now: c.now}
 	exists, err := cluster.Exists(conf.Dir)
 	if err == nil && !exists {
 		err = cluster.Bootstrap(conf, c.machine)

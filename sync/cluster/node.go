@@ -38,6 +38,7 @@ type Config struct {
 	TLS       *tls.Config // with BindAddr: certificates and CA, both sides verified
 	Logger    *slog.Logger
 	Timeouts  Timeouts
+	Now       func() time.Time // time.Now, monotonic reading included
 
 	SegmentBytes      int           // of one log file; 4 MB
 	LogBudget         int64         // octets of log to keep below a snapshot; 64 MB, at most 1/20 of the disk
@@ -59,6 +60,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now //nolint:forbidigo // the default, which tests in a bubble of their own time need not name
 	}
 	t := &c.Timeouts
 	t.Heartbeat = or(t.Heartbeat, 100*time.Millisecond)
@@ -95,6 +99,8 @@ type Node struct {
 	run     *running // nil while parked
 	parked  string   // why, "" while it runs
 	changed chan struct{}
+
+	handlers map[string]Handler // guarded by mu
 
 	leader  chan bool
 	events  chan event
@@ -180,7 +186,7 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		conf: conf, machine: machine, log: conf.Logger,
+		conf: conf, machine: machine, log: conf.Logger, handlers: map[string]Handler{},
 		changed: make(chan struct{}), leader: make(chan bool, 1), events: make(chan event, 16),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}

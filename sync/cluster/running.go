@@ -19,6 +19,7 @@ type running struct {
 	raft       *raft.Raft
 	log        *logStore
 	closeTrans func() error
+	contact    time.Duration // silence of a leader after which it counts as lost
 	notes      sync.WaitGroup
 	quit       chan struct{}
 }
@@ -73,7 +74,7 @@ func (n *Node) start() (run *running, err error) {
 	if err != nil {
 		return nil, err
 	}
-	run = &running{closeTrans: closeTrans, quit: make(chan struct{})}
+	run = &running{closeTrans: closeTrans, contact: n.conf.Timeouts.Election, quit: make(chan struct{})}
 	run.log = &logStore{walStore: w, timeout: n.conf.Timeouts.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
 	leads := make(chan bool)
 	rc := raftConfig(&n.conf)
