@@ -31,6 +31,8 @@ type Journal interface {
 	Read(from uint64, most int, visit func(JournalFact) error) (next uint64, err error)
 	// Wait returns when a record with the sequence number is durable.
 	Wait(ctx context.Context, seq uint64) error
+	// Next is the sequence number of the record that will follow the newest durable one.
+	Next() uint64
 	// Incarnation names this journal: a new disk begins another one.
 	Incarnation() string
 }
@@ -47,6 +49,7 @@ type Drainer struct {
 	Now     func() time.Time
 
 	position atomic.Uint64
+	current  time.Time // what is not drained came after it
 }
 
 // Position is the last sequence number known to be drained durably: what the journal may forget as far as sessions are concerned.
@@ -56,6 +59,11 @@ const (
 	drainRead     = 500 // records read at once
 	drainSessions = 16  // sessions of one commit: each may be a record, its index entries and two events, about 6 KB
 	drainIdle     = 64  // reads after which the platform's own mark is written, so that a restart reads little again
+
+	drainGather = 50 * time.Millisecond  // a record waits so long for others to share its commit
+	drainShare  = 8                      // while a burst lasts, commits take one part in so many of the time,
+	drainBehind = 10 * time.Second       // and after so long one in two: an accept waits 30 s for its Start to be counted
+	drainRest   = 250 * time.Millisecond // no rest is longer
 )
 
 // run is a batch in the making for one tenant.
@@ -80,7 +88,9 @@ func (d *Drainer) drain(ctx context.Context, x edge.Executor) error {
 	if err != nil {
 		return err
 	}
+	d.current = d.Now()
 	for reads := 1; ; reads++ {
+		began := d.Now()
 		next, records, err := d.drainOnce(ctx, x, pos)
 		if err != nil {
 			return err
@@ -96,9 +106,40 @@ func (d *Drainer) drain(ctx context.Context, x edge.Executor) error {
 		if !idle {
 			continue
 		}
-		if err := d.Journal.Wait(ctx, pos); err != nil {
+		d.current = began
+		if d.Journal.Next() <= pos {
+			if err := d.Journal.Wait(ctx, pos); err != nil {
+				return err
+			}
+			d.current = d.Now()
+		}
+		if err := rest(ctx, drainGather); err != nil {
 			return err
 		}
+	}
+}
+
+// yield lets the front door go first after a commit. While more records arrive than are drained, each commit, the store's flush and its
+// compaction would stand before answers that routers wait for, and what waits here is durable already.
+func (d *Drainer) yield(ctx context.Context, drained int, arrived uint64, took time.Duration) error {
+	if arrived <= uint64(drained) {
+		return nil
+	}
+	share := time.Duration(drainShare)
+	if d.Now().Sub(d.current) > drainBehind {
+		share = 2
+	}
+	return rest(ctx, min((share-1)*took, drainRest))
+}
+
+func rest(ctx context.Context, long time.Duration) error {
+	timer := time.NewTimer(long)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -124,7 +165,11 @@ func (d *Drainer) drainOnce(ctx context.Context, x edge.Executor, pos uint64) (n
 		if r == nil || len(r.facts) == 0 {
 			return nil
 		}
-		err := d.record(ctx, x, tenant, upto, r.facts)
+		began, before := d.Now(), d.Journal.Next()
+		if err := d.record(ctx, x, tenant, upto, r.facts); err != nil {
+			return err
+		}
+		err := d.yield(ctx, len(r.facts), d.Journal.Next()-before, d.Now().Sub(began))
 		r.facts, r.sessions = r.facts[:0], map[string]bool{}
 		return err
 	}

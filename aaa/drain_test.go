@@ -74,6 +74,12 @@ func (j *memory) Wait(ctx context.Context, seq uint64) error {
 	}
 }
 
+func (j *memory) Next() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return uint64(len(j.records)) + 1
+}
+
 func (*memory) Incarnation() string { return "00ff" }
 
 func accounting(tenant string, nas edge.ID, status acct.StatusType, id string, secs uint32, in uint64) []byte {

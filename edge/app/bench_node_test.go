@@ -99,6 +99,12 @@ func (n *benchNode) stop() time.Duration {
 	return time.Since(begin)
 }
 
+func (n *benchNode) signal(s syscall.Signal) {
+	if err := n.cmd.Process.Signal(s); err != nil {
+		n.b.Fatal(err)
+	}
+}
+
 func (n *benchNode) kill() {
 	_ = n.cmd.Process.Kill()
 	n.wait()
