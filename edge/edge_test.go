@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -355,6 +356,57 @@ func TestInputsOfTheWrongTypeNameTheField(t *testing.T) {
 	}
 	if in, err := op.Decode(nil); err != nil || in == nil {
 		t.Errorf("nothing: %v, %v", in, err)
+	}
+}
+
+// quoted is a string that reads itself.
+type quoted string
+
+func (q *quoted) UnmarshalText(b []byte) error { *q = quoted("<" + string(b) + ">"); return nil }
+
+// The short way for inputs of one string must not be told from encoding/json by anyone.
+func TestALoneStringIsReadAsJSONReadsIt(t *testing.T) {
+	t.Parallel()
+	compareDecoders[struct {
+		ID ID `json:"id"`
+	}](t, true)
+	compareDecoders[struct {
+		ID quoted `json:"id"`
+	}](t, false)
+	compareDecoders[struct {
+		ID *string `json:"id"`
+	}](t, false)
+	compareDecoders[struct {
+		ID string `json:"id,string"`
+	}](t, false)
+	compareDecoders[struct {
+		Sum string `json:"-"`
+	}](t, false)
+	compareDecoders[struct {
+		ID string `json:"id"`
+		At string `json:"at"`
+	}](t, false)
+}
+
+func compareDecoders[In any](t *testing.T, short bool) {
+	t.Helper()
+	if got := loneText[In]() != nil; got != short {
+		t.Errorf("%T has a short way: %v, want %v", *new(In), got, short)
+	}
+	decode := decoder[In]()
+	for _, raw := range []string{
+		`{"id":"cus_1"}`, `{"id":""}`, `{"id":"a\"b"}`, `{"id":"a\\"}`, `{"id":"\u0041"}`, `{"id":"é"}`, "{\"id\":\"\x7f\"}", "{\"id\":\"\xff\"}",
+		"{\"id\":\"a\nb\"}", `{"id":7}`, `{"id":null}`, `{"ID":"x"}`, `{"id":"x","id":"y"}`, `{"id":"x"} `, ` {"id":"x"}`, `{"id":"x"}}`, `{"id":"`, `{"id":"}`,
+		`{"id":"x","at":"y"}`, `{"other":"x"}`, `{}`, `{`, `"x"`, `{"id":"\"x\""}`, `{"sum":"x"}`, `{"-":"x"}`,
+	} {
+		want := new(In)
+		wantErr := json.Unmarshal([]byte(raw), want)
+		got, err := decode([]byte(raw))
+		if (err == nil) != (wantErr == nil) {
+			t.Errorf("%T from %s: got %v, want %v", *want, raw, err, wantErr)
+		} else if err == nil && !reflect.DeepEqual(got, any(want)) {
+			t.Errorf("%T from %s: got %+v, want %+v", *want, raw, got, want)
+		}
 	}
 }
 

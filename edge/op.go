@@ -97,7 +97,7 @@ func (c Command[In, Out]) Op() *Op {
 	op := &Op{
 		Name: c.Name, Scope: c.Scope, Summary: c.Summary, Class: c.Class, Command: true,
 		Offline: c.Offline, NeedsMatch: c.NeedsMatch, Matches: c.Record != nil,
-		decode: decodeAs[In],
+		decode: decoder[In](),
 		handle: func(tx Tx, in any) (any, error) { return c.Handle(tx, *in.(*In)) },
 	}
 	op.schemas(SchemaOf[In])(SchemaOf[Out])
@@ -123,7 +123,7 @@ func (c Command[In, Out]) Within(tx Tx, in In) (Out, error) { return c.Handle(tx
 func (q Query[In, Out]) Op() *Op {
 	op := &Op{
 		Name: q.Name, Scope: q.Scope, Summary: q.Summary, Class: q.Class,
-		decode: decodeAs[In],
+		decode: decoder[In](),
 		ask:    func(v View, in any) (any, error) { return q.Handle(v, *in.(*In)) },
 	}
 	op.schemas(SchemaOf[In])(SchemaOf[Out])
@@ -158,11 +158,18 @@ func (op *Op) schemas(in func() (*Schema, error)) func(out func() (*Schema, erro
 	}
 }
 
-func decodeAs[In any](raw []byte) (any, error) {
-	in := new(In)
-	if len(raw) == 0 {
-		return in, nil
+func decoder[In any]() func(raw []byte) (any, error) {
+	short := loneText[In]()
+	return func(raw []byte) (any, error) {
+		in := new(In)
+		if len(raw) == 0 || short != nil && short(raw, in) {
+			return in, nil
+		}
+		return decodeAs(raw, in)
 	}
+}
+
+func decodeAs[In any](raw []byte, in *In) (any, error) {
 	if err := json.Unmarshal(raw, in); err != nil {
 		var te *json.UnmarshalTypeError
 		if errors.As(err, &te) {

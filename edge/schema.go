@@ -265,6 +265,37 @@ func (s *Schema) unbounded(at string) (errs []error) {
 	return errs
 }
 
+// loneText returns a reader of inputs that hold one string and nothing else, as reads by id do: {"id":"…"}, just as the gateway writes it
+// from a path. What the reader does not take is left to encoding/json, as is everything where loneText returns nil.
+func loneText[In any]() func(raw []byte, in *In) bool {
+	t := reflect.TypeFor[In]()
+	if t.Kind() != reflect.Struct || t.NumField() != 1 {
+		return nil
+	}
+	f := t.Field(0)
+	at := reflect.PointerTo(f.Type)
+	name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
+	if f.Type.Kind() != reflect.String || !f.IsExported() || f.Anonymous || name == "" || name == "-" || strings.Contains(opts, "string") ||
+		at.Implements(reflect.TypeFor[json.Unmarshaler]()) || at.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) ||
+		reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
+		return nil
+	}
+	head := `{"` + name + `":"`
+	return func(raw []byte, in *In) bool {
+		n := len(raw) - len(`"}`)
+		if n < len(head) || string(raw[:len(head)]) != head || string(raw[n:]) != `"}` {
+			return false
+		}
+		for _, b := range raw[len(head):n] {
+			if b < ' ' || b > '~' || b == '"' || b == '\\' {
+				return false
+			}
+		}
+		reflect.ValueOf(in).Elem().Field(0).SetString(string(raw[len(head):n]))
+		return true
+	}
+}
+
 // Secrets returns the addresses of the plaintext secrets in an input (a pointer to a struct), in declaration order.
 func Secrets(in any) []*Secret {
 	var found []*Secret
