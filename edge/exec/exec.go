@@ -241,7 +241,7 @@ func (x *Exec) Ask(ctx context.Context, a edge.Actor, name string, raw json.RawM
 	st := x.cfg.Machine.Snapshot()
 	defer st.Close()
 	start := x.cfg.Now()
-	out, err := op.Ask(&view{state: st, actor: a, now: x.clock(st)}, in)
+	out, err := op.Ask(&view{state: st, actor: a, now: after(start, st)}, in)
 	x.observe(name, err, start)
 	return out, st.Version(), x.visible(name, err)
 }
@@ -272,8 +272,10 @@ func (x *Exec) Version() uint64 { return x.cfg.Machine.Version() }
 func (x *Exec) Op(name string) *edge.Op { return x.ops[name] }
 
 // clock is the time a view sees: never before the last committed time.
-func (x *Exec) clock(st *State) time.Time {
-	now := x.cfg.Now().UTC()
+func (x *Exec) clock(st *State) time.Time { return after(x.cfg.Now(), st) }
+
+func after(now time.Time, st *State) time.Time {
+	now = now.UTC()
 	if last := st.Time(); now.Before(last) {
 		return last
 	}

@@ -173,6 +173,49 @@ func TestASnapshotStaysAtItsVersionWhileOthersApplyAndFlush(t *testing.T) {
 	}
 }
 
+// Reads are kept with the snapshot they came from: each State sees its own version however often it asks, also past what is kept.
+func TestWhatAStateHasReadStaysAtItsVersion(t *testing.T) {
+	t.Parallel()
+	_, m := rig(t, never)
+	const keys = 4 * recentReads
+	value := func(round, i int) string {
+		return strings.Repeat(fmt.Sprintf("%d:%d,", round, i), 1+i%7*recentOctets/16) // some are too long to be kept
+	}
+	var states []*State
+	index := uint64(0)
+	for round := range 3 {
+		for from := 0; from < keys; from += 16 {
+			var ops []Op
+			for i := from; i < from+16; i++ {
+				ops = append(ops, put(fmt.Sprintf("k%d", i), value(round, i)))
+			}
+			index++
+			if got := m.ApplyBatch([]LogEntry{entryAt(index, index-1, 1, ops...)}); got[0] != nil {
+				t.Fatal(got)
+			}
+		}
+		if err := m.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, m.Snapshot())
+		defer states[round].Close()
+	}
+	for range 2 {
+		for i := range keys {
+			for round, st := range states {
+				got, ok, err := st.Get(fmt.Sprintf("k%d", i))
+				if err != nil || !ok || string(got) != value(round, i) {
+					t.Fatalf("key %d in round %d: got %.40q, %v, %v", i, round, got, ok, err)
+				}
+				_ = append(got, "behind the value"...) // must not reach what others read
+			}
+		}
+	}
+	if _, ok, err := states[0].Get("absent"); ok || err != nil {
+		t.Errorf("a key that is not there: %v, %v", ok, err)
+	}
+}
+
 // TestAStateReadsLikeAMapWhateverIsFlushed drives a machine and a plain map with the same operations and flushes and restarts at will.
 func TestAStateReadsLikeAMapWhateverIsFlushed(t *testing.T) {
 	t.Parallel()

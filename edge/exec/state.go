@@ -3,6 +3,8 @@ package exec
 import (
 	"crypto/sha256"
 	"errors"
+	"hash/maphash"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -12,8 +14,40 @@ import (
 
 // pin is a store snapshot that several States share. It closes with its last holder.
 type pin struct {
-	sn   *store.Snapshot
-	refs atomic.Int64
+	sn     *store.Snapshot
+	refs   atomic.Int64
+	recent [recentReads]atomic.Pointer[recentRead]
+}
+
+// What is asked for again and again (a plan, a router, a subscriber's page) is kept with the snapshot it was read from, so nothing ever
+// has to be taken out of date. A place holds one value and gives way to the next: no lock, no growth beyond 1 MB.
+const (
+	recentReads  = 256
+	recentOctets = 4 << 10 // a longer value is not kept
+)
+
+type recentRead struct {
+	key string
+	val []byte
+}
+
+var recentSeed = maphash.MakeSeed()
+
+// get reads key from the snapshot. The value is shared.
+func (p *pin) get(key string) ([]byte, bool, error) {
+	place := &p.recent[maphash.String(recentSeed, key)%recentReads]
+	if r := place.Load(); r != nil && r.key == key {
+		return r.val, true, nil
+	}
+	val, err := p.sn.Get([]byte(store.Replicated + key))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, false, nil
+	}
+	val = slices.Clip(val)
+	if err == nil && len(val) <= recentOctets {
+		place.Store(&recentRead{strings.Clone(key), val})
+	}
+	return val, err == nil, err
 }
 
 func newPin(sn *store.Snapshot) *pin {
@@ -108,11 +142,7 @@ func (s *State) Get(key string) ([]byte, bool, error) {
 	if n := s.overlay.get(key); n != nil {
 		return n.val, !n.delete, nil
 	}
-	val, err := s.base.sn.Get([]byte(store.Replicated + key))
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, false, nil
-	}
-	return val, err == nil, err
+	return s.base.get(key)
 }
 
 // Scan visits the keys that start with prefix, in order, beginning at from (or at the prefix when from sorts before it), until visit
