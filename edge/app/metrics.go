@@ -1,6 +1,7 @@
 package app
 
 import (
+	"sync"
 	"time"
 
 	"wispgate/edge/obs"
@@ -13,10 +14,20 @@ type execMetrics struct {
 	rounds   obs.CounterVec
 	round    *obs.Histogram
 	intents  *obs.Histogram
+
+	mu    sync.RWMutex
+	known map[string]operationSeries // by operation: the declared ones and no others
+}
+
+// operationSeries are the two series that nearly every call of an operation counts in.
+type operationSeries struct {
+	seconds *obs.Histogram
+	ok      *obs.Counter
 }
 
 func newExecMetrics(r *obs.Registry) *execMetrics {
 	return &execMetrics{
+		known:    map[string]operationSeries{},
 		seconds:  r.Seconds("wispgate_exec_command_seconds", "Time to evaluate one operation.", "command"),
 		outcomes: r.Counter("wispgate_exec_commands_total", "Operations evaluated, by outcome.", "command", "outcome"),
 		rounds:   r.Counter("wispgate_exec_rounds_total", "Rounds of intents, by outcome.", "outcome"),
@@ -26,8 +37,27 @@ func newExecMetrics(r *obs.Registry) *execMetrics {
 }
 
 func (m *execMetrics) Command(name, outcome string, took time.Duration) {
-	m.seconds.With(name).Update(took.Seconds())
+	s := m.series(name)
+	s.seconds.Update(took.Seconds())
+	if outcome == "ok" {
+		s.ok.Inc()
+		return
+	}
 	m.outcomes.With(name, outcome).Inc()
+}
+
+func (m *execMetrics) series(name string) operationSeries {
+	m.mu.RLock()
+	s, ok := m.known[name]
+	m.mu.RUnlock()
+	if ok {
+		return s
+	}
+	s = operationSeries{m.seconds.With(name), m.outcomes.With(name, "ok")}
+	m.mu.Lock()
+	m.known[name] = s
+	m.mu.Unlock()
+	return s
 }
 
 func (m *execMetrics) Round(intents int, outcome string, took time.Duration) {
