@@ -105,31 +105,37 @@ func (r Reason) Error(kind Kind, fields ...FieldError) *Error {
 
 // Reasons of the kernel itself, valid for every operation.
 var (
-	ErrInternal     = Reason{"internal", "Something went wrong inside the node", "Try again; if it persists, give the request id to support"}
-	ErrNotFound     = Reason{"not_found", "There is no such record", "Check the id; a list shows what exists"}
-	ErrUnique       = Reason{"already_exists", "Another record already holds a value that must be unique", "Use another value, or change the record that holds it"}
-	ErrVersion      = Reason{"version_moved", "The record has changed since it was read", "Read it again and repeat the change with the new ETag"}
-	ErrNeedsMatch   = Reason{"if_match_required", "Changing this record needs the version it was read at", "Send If-Match with the ETag of the last read"}
-	ErrKeyReused    = Reason{"idempotency_key_reused", "This Idempotency-Key was already used for another request", "Use a new key for a new request; repeat the old request unchanged to get its answer"}
-	ErrInFlight     = Reason{"operation_in_flight", "The same operation is still running", "Ask again with the same Idempotency-Key"}
-	ErrQuorumLost   = Reason{"quorum_lost", "The cluster cannot commit at the moment", "Ask again with the same Idempotency-Key when the link is back; nothing was half done"}
-	ErrStarting     = Reason{"starting", "The node is starting", "Ask again in a few seconds"}
-	ErrUnknown      = Reason{"outcome_unknown", "The outcome of the write is not known yet", "Ask again with the same Idempotency-Key; it is answered once and applied once"}
-	ErrTooLarge     = Reason{"too_large", "The change is larger than one entry may be", "Split it into several requests"}
-	ErrCursor       = Reason{"cursor_invalid", "The cursor does not belong to this list", "Start the list again without a cursor"}
-	ErrIndexUnknown = Reason{"filter_unknown", "The list cannot be filtered this way", "Use one of the documented filters"}
-	ErrInput        = Reason{"input_invalid", "The input does not fit the schema", "Correct the named fields"}
-	ErrScope        = Reason{"scope_missing", "The credential lacks the scope for this operation", "Ask your administrator for a key with the scope named"}
-	ErrDiskLow      = Reason{"disk_low", "The disk is nearly full, so nothing that grows is written", "Free space in the data directory; writes resume by themselves"}
-	ErrFlowDepth    = Reason{"flow_too_deep", "Flows set each other off too many times", "Report it: two flows form a cycle"}
-	ErrUnknownOp    = Reason{"operation_unknown", "There is no such operation", "The OpenAPI document lists the operations"}
+	ErrInternal      = Reason{"internal", "Something went wrong inside the node", "Try again; if it persists, give the request id to support"}
+	ErrNotFound      = Reason{"not_found", "There is no such record", "Check the id; a list shows what exists"}
+	ErrUnique        = Reason{"already_exists", "Another record already holds a value that must be unique", "Use another value, or change the record that holds it"}
+	ErrVersion       = Reason{"version_moved", "The record has changed since it was read", "Read it again and repeat the change with the new ETag"}
+	ErrNeedsMatch    = Reason{"if_match_required", "Changing this record needs the version it was read at", "Send If-Match with the ETag of the last read"}
+	ErrKeyReused     = Reason{"idempotency_key_reused", "This Idempotency-Key was already used for another request", "Use a new key for a new request; repeat the old request unchanged to get its answer"}
+	ErrInFlight      = Reason{"operation_in_flight", "The same operation is still running", "Ask again with the same Idempotency-Key"}
+	ErrQuorumLost    = Reason{"quorum_lost", "The cluster cannot commit at the moment", "Ask again with the same Idempotency-Key when the link is back; nothing was half done"}
+	ErrStarting      = Reason{"starting", "The node is starting", "Ask again in a few seconds"}
+	ErrUnknown       = Reason{"outcome_unknown", "The outcome of the write is not known yet", "Ask again with the same Idempotency-Key; it is answered once and applied once"}
+	ErrTooLarge      = Reason{"too_large", "The change is larger than one entry may be", "Split it into several requests"}
+	ErrCursor        = Reason{"cursor_invalid", "The cursor does not belong to this list", "Start the list again without a cursor"}
+	ErrIndexUnknown  = Reason{"filter_unknown", "The list cannot be filtered this way", "Use one of the documented filters"}
+	ErrInput         = Reason{"input_invalid", "The input does not fit the schema", "Correct the named fields"}
+	ErrScope         = Reason{"scope_missing", "The credential lacks the scope for this operation", "Ask your administrator for a key with the scope named"}
+	ErrDiskLow       = Reason{"disk_low", "The disk is nearly full, so nothing that grows is written", "Free space in the data directory; writes resume by themselves"}
+	ErrFlowDepth     = Reason{"flow_too_deep", "Flows set each other off too many times", "Report it: two flows form a cycle"}
+	ErrPendingFull   = Reason{"pending_full", "This node holds as many writes for the cluster as it can keep", "Restore the link to the cluster, or carry the pending writes there with wispgate sync export"}
+	ErrRebasing      = Reason{"rebase_running", "Writes that this node has taken while it was cut off go to the cluster first", "Ask again in a few seconds with the same Idempotency-Key"}
+	ErrSyncConflict  = Reason{"sync_conflict", "The write was accepted while this node was cut off, and the cluster's state did not allow it", "See wispgate sync conflicts: it stands there with the reason until somebody decides"}
+	ErrFieldConflict = Reason{"field_conflict", "Somebody else has set the same field otherwise while this node was cut off", "Decide which value holds: apply this one, or let it go"}
+	ErrSyncOrder     = Reason{"sync_order", "A pending write arrived before the one that precedes it", "Nothing to do: the node sends them again in order"}
+	ErrUnknownOp     = Reason{"operation_unknown", "There is no such operation", "The OpenAPI document lists the operations"}
 )
 
 // KernelReasons lists the kernel's reasons.
 func KernelReasons() []Reason {
 	return []Reason{
 		ErrInternal, ErrNotFound, ErrUnique, ErrVersion, ErrNeedsMatch, ErrKeyReused, ErrInFlight, ErrQuorumLost, ErrStarting,
-		ErrUnknown, ErrTooLarge, ErrCursor, ErrIndexUnknown, ErrInput, ErrScope, ErrDiskLow, ErrFlowDepth, ErrUnknownOp,
+		ErrUnknown, ErrTooLarge, ErrCursor, ErrIndexUnknown, ErrInput, ErrScope, ErrDiskLow, ErrFlowDepth, ErrPendingFull, ErrRebasing,
+		ErrSyncConflict, ErrFieldConflict, ErrSyncOrder, ErrUnknownOp,
 	}
 }
 

@@ -69,6 +69,9 @@ type Prep interface {
 	Once(field string, value Secret)
 	// Next takes the next number of a series owned by this node; a number is used at most once, also after a crash.
 	Next(series string) (uint64, error)
+	// Link takes the next number of a series owned by this node, chains it to the one before and signs it with what it numbers. A command
+	// that takes one must not be refused afterwards: the number would be missing from the chain.
+	Link(series string, content func(number uint64) any) (Link, error)
 }
 
 // None is the input or output of operations without one.
@@ -252,9 +255,10 @@ type Reply struct {
 	Replayed   bool   // the first answer, given again
 	Results    []json.RawMessage
 	Once       []map[string]string // per call: members for the first answer only, nil for none
-	State      string              // committed, or dry_run
+	State      string              // committed, pending, conflict or dry_run
 	Durability string              // node, cluster or noc: how far it is durable now
 	Plan       *Plan               // for a dry run
+	Conflict   ID                  // with the state conflict: where it waits for a decision
 	Records    []ID                // what the effects wrote or removed, for the audit; not part of a replayed answer
 }
 

@@ -169,7 +169,7 @@ func (a *api) listen(listen string, modules []edge.Module, ready func() error, m
 	}
 	a.server, err = gateway.New(gateway.Config{
 		Modules: modules, Listen: listeners, Version: c.opts.Version, Node: c.id.Node, Now: c.now, Logger: c.log, AccessLog: access,
-		Connections: cfg.API.MaxConns, PerAddress: cfg.API.MaxConnsPerIP, SmallBoard: memoryTotal() <= 512<<20,
+		Isolated: c.exec.CutOff, Connections: cfg.API.MaxConns, PerAddress: cfg.API.MaxConnsPerIP, SmallBoard: memoryTotal() <= 512<<20,
 		Pages: []gateway.Page{{Path: "/ca.crt", Type: "application/x-pem-file", Body: c.ca.PEM()}},
 	}, gateway.Ports{Executor: c.exec, Authenticator: auth, Limiter: limiter{a.limiter}, Auditor: auditor{c.audit}})
 	if err != nil {

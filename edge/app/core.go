@@ -71,6 +71,8 @@ type core struct {
 	exec    *exec.Exec
 	cluster *cluster.Node
 	audit   *journal.Journal
+	sign    ed25519.PrivateKey // this node's: heads of the audit, receipts
+	queue   *journal.Journal   // of intents that wait for a quorum; nil on a relay
 	ca      *ca.Authority
 	group   *obs.Group
 	secrets secrets
@@ -250,6 +252,7 @@ func (c *core) openAudit() error {
 	if err != nil {
 		return err
 	}
+	c.sign = key
 	pub, _ := key.Public().(ed25519.PublicKey)
 	if err := writePublic(filepath.Join(c.dir, "audit.pub"), pub); err != nil {
 		return err
@@ -315,6 +318,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	c.exec, err = exec.New(exec.Config{
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
+		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
 	})
 	if err != nil {
 		return err
@@ -334,6 +338,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		_ = c.cluster.Snapshot() // only names a position: the next start reads no entry twice. Without it, it reads some and skips them
 		return c.cluster.Shutdown()
 	})
+	c.cluster.Handle(cluster.MethodIntent, func(ctx context.Context, _ string, body []byte) ([]byte, error) { return c.exec.Serve(ctx, body) })
 	c.exec.Start(c.ctx, c.cluster)
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
 	c.catchUp()
@@ -346,6 +351,14 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		}
 	}
 	return nil
+}
+
+// durability is how far a committed write is durable.
+func (c *core) durability() string {
+	if len(c.cluster.Status().Voters) > 1 {
+		return "cluster"
+	}
+	return "node"
 }
 
 // catchUpWithin bounds how long a start waits for the log. A lone node needs about 200 ms.

@@ -17,6 +17,14 @@ func (c *core) gauges() {
 	g.GaugeFunc("wispgate_cluster_leader_known", "Whether commands can be committed: 1 or 0.", func() float64 { return number(c.cluster.Status().Leader != "") })
 	g.GaugeFunc("wispgate_state_version", "Version of the replicated state.", func() float64 { return float64(c.cluster.Status().Version) })
 	g.GaugeFunc("wispgate_certificate_expires_timestamp_seconds", "When the server certificate ends.", func() float64 { return float64(c.ca.Status().Until.Unix()) })
+	g.GaugeFunc("wispgate_pending_writes", "Writes accepted here that the cluster has not taken over.", func() float64 { return float64(c.exec.Pending().Waiting) })
+	g.GaugeFunc("wispgate_pending_oldest_timestamp_seconds", "When the first of them was accepted; 0 without any.", func() float64 {
+		if at := c.exec.Pending().Oldest; at != nil {
+			return float64(at.Unix())
+		}
+		return 0
+	})
+	g.GaugeFunc("wispgate_cut_off", "Whether this node has lost the cluster: 1 or 0.", func() float64 { return number(c.exec.CutOff()) })
 	disk := g.Gauge("wispgate_journal_bytes", "Disk space of a journal, its reserve included.", "journal")
 	bound := g.Gauge("wispgate_journal_max_bytes", "Most disk space of a journal.", "journal")
 	waits := g.Gauge("wispgate_journal_unconsumed_bytes", "Written to a journal and not yet released by its reader.", "journal")

@@ -77,6 +77,9 @@ func (n *Node) openAll() (err error) {
 	if n.factLog, err = n.openJournal("facts", journal.Options{}); err != nil {
 		return err
 	}
+	if n.queue, err = n.openJournal("pending", journal.Options{}); err != nil {
+		return err
+	}
 	n.api = n.newAPI()
 	retention := time.Duration(0)
 	if !n.opts.Config.Uplink.Enabled {

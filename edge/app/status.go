@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/exec"
 	"wispgate/edge/journal"
 	"wispgate/edge/store"
 	"wispgate/sync/cluster"
@@ -25,6 +26,7 @@ type Status struct {
 	Disk       store.DiskState          `json:"disk"`
 	Journals   map[string]JournalStatus `json:"journals"`
 	Uplink     UplinkStatus             `json:"uplink"`
+	Pending    exec.Pending             `json:"pending" doc:"What this node has accepted and the cluster has not taken over."`
 }
 
 // ClockStatus says how far the wall clock can be trusted.
@@ -120,23 +122,24 @@ func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) 
 		Summary: "Compute every index entry and derived record anew and compare with what is stored.",
 		Handle:  func(edge.View, edge.None) (Drift, error) { return c.drift() },
 	}
-	return edge.Module{
-		Name: "sync", Summary: "How the node is: replication, streams, disk and clock.",
-		Ops:    []*edge.Op{status.Op(), checksum.Op(), drift.Op()},
-		Events: []edge.Event{AuditRecorded{}, AuditSigned{}},
-		Routes: []edge.Route{
-			{Method: "GET", Path: "/api/v1/sync/status", Op: status.Op()},
-			{Method: "GET", Path: "/api/v1/sync/checksum", Op: checksum.Op()},
-			{Method: "GET", Path: "/api/v1/sync/drift", Op: drift.Op()},
-		},
-	}
+	m := exec.Part()
+	m.Name, m.Summary = "sync", "How the node is: replication, what waits for the cluster, streams, disk and clock."
+	m.Ops = append(m.Ops, status.Op(), checksum.Op(), drift.Op())
+	m.Events = append(m.Events, AuditRecorded{}, AuditSigned{})
+	m.Routes = append(
+		m.Routes,
+		edge.Route{Method: "GET", Path: "/api/v1/sync/status", Op: status.Op()},
+		edge.Route{Method: "GET", Path: "/api/v1/sync/checksum", Op: checksum.Op()},
+		edge.Route{Method: "GET", Path: "/api/v1/sync/drift", Op: drift.Op()},
+	)
+	return m
 }
 
 func (c *core) status(program, tenant string, streams func() []uplink.StreamStatus) Status {
 	s := Status{
 		Node: c.id.Node, Site: c.id.Site, Program: program, Version: c.opts.Version, Uptime: int64(c.now().Sub(c.started) / time.Second),
 		Clock:   ClockStatus{Now: c.now().UTC(), Quality: c.clock.Quality().String(), Trusted: c.clockTrusted()},
-		Cluster: c.cluster.Status(), Durability: "node", Disk: c.store.DiskState(), Journals: map[string]JournalStatus{},
+		Cluster: c.cluster.Status(), Durability: c.durability(), Pending: c.exec.Pending(), Disk: c.store.DiskState(), Journals: map[string]JournalStatus{},
 		Uplink: UplinkStatus{Enabled: streams != nil, Streams: []StreamStatus{}},
 	}
 	for name, j := range c.journals {

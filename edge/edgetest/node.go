@@ -78,6 +78,14 @@ func NodeWith(t testing.TB, opts ...Option) *Harness { return Open(t, t.TempDir(
 // Open runs a node on an existing folder, as after a restart; it is closed when the test ends, or by Close before.
 func Open(t testing.TB, dir string, opts ...Option) *Harness {
 	t.Helper()
+	h := open(t, dir, opts...)
+	h.Start(t.Context(), h)
+	return h
+}
+
+// open makes a harness without starting it.
+func open(t testing.TB, dir string, opts ...Option) *Harness {
+	t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	st, err := store.Open(store.Options{Dir: dir + "/store", Logger: log, BallastBytes: -1})
 	must(t, err)
@@ -94,7 +102,6 @@ func Open(t testing.TB, dir string, opts ...Option) *Harness {
 	}
 	h.Exec, err = kernel.New(cfg)
 	must(t, err)
-	h.Start(t.Context(), h)
 	t.Cleanup(h.Close)
 	return h
 }
@@ -127,6 +134,17 @@ func (h *Harness) IsLeader() bool { return true }
 
 // Barrier returns at once: what was proposed is applied.
 func (h *Harness) Barrier(context.Context) error { return nil }
+
+// Linearize returns at once: nobody else has acknowledged anything.
+func (h *Harness) Linearize(context.Context) error { return nil }
+
+// Contact is true: a single node is in touch with itself.
+func (h *Harness) Contact() bool { return true }
+
+// Forward hands the request to the harness's own executor, which leads.
+func (h *Harness) Forward(ctx context.Context, request []byte) ([]byte, error) {
+	return h.Serve(ctx, request)
+}
 
 // Secrets seals with a vault and makes a key for each tenant on first use, as creating a tenant does. Keys are kept in Dir.
 type Secrets struct {
@@ -270,6 +288,9 @@ func NoDrift(t testing.TB, h *Harness) {
 		t.Fatalf("derived data differs from a rebuild at version %d: %+v", rep.Version, rep.Drift)
 	}
 }
+
+// patience bounds how long helpers wait for what must happen.
+const patience = 30 * time.Second
 
 // Eventually polls until ok returns true, or fails with what state prints.
 func Eventually(t testing.TB, within time.Duration, ok func() bool, state func() string) {

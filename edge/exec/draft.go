@@ -11,6 +11,7 @@ import (
 
 // view is a read-only look at one state.
 type view struct {
+	exec  *Exec
 	state *State
 	actor edge.Actor
 	now   time.Time
@@ -57,8 +58,8 @@ func guard(tenant, key string) error {
 // layer is a set of writes over something else; a nil value is a removal.
 type layer map[string][]byte
 
-// overlay returns the layer's keys under prefix that are not less than from, sorted.
-func (l layer) overlay(prefix, from string) []string {
+// from returns the layer's keys under prefix that are not less than from, sorted.
+func (l layer) from(prefix, from string) []string {
 	var keys []string
 	for k := range l {
 		if strings.HasPrefix(k, prefix) && k >= from {
@@ -76,10 +77,12 @@ type draft struct {
 	size   int // octets of writes, as an entry would carry them
 	events int // event rows so far: the next row's number
 	now    time.Time
+	exec   *Exec
+	cutOff bool // the draft is the overlay's: nothing of it is replicated
 }
 
-func newDraft(st *State, now time.Time) *draft {
-	return &draft{state: st, writes: layer{}, now: now}
+func (x *Exec) newDraft(st *State, now time.Time) *draft {
+	return &draft{exec: x, state: st, writes: layer{}, now: now}
 }
 
 // tx is one intent's transaction over the draft. Until it is merged the draft does not know of it.
@@ -87,23 +90,30 @@ type tx struct {
 	draft  *draft
 	intent *Intent
 	writes layer
-	call   int // which call of a batch runs
+	scope  string // namespace of the ids that are made: the operation's
+	ack    bool   // a node has said yes to it already
+	call   int    // which call of a batch runs
 	ids    int
 	events []emitted
 	ran    int // events whose flows have run
 }
 
-func (d *draft) begin(in *Intent) *tx { return &tx{draft: d, intent: in, writes: layer{}} }
+func (d *draft) begin(in *Intent) *tx {
+	return &tx{draft: d, intent: in, scope: in.scoped(), ack: in.Acknowledged, writes: layer{}}
+}
 
 func (t *tx) Actor() edge.Actor  { return t.intent.Actor }
 func (t *tx) Version() uint64    { return t.draft.state.Version() }
 func (t *tx) Now() time.Time     { return t.draft.now }
-func (t *tx) Acknowledged() bool { return t.intent.Acknowledged }
+func (t *tx) Acknowledged() bool { return t.ack }
+
+// CutOff is what edge.CutOff asks.
+func (t *tx) CutOff() bool { return t.draft.cutOff }
 
 func (t *tx) Emit(e edge.Event) { t.events = append(t.events, emitted{e, t.intent.Actor}) }
 
 func (t *tx) NewID(prefix string) edge.ID {
-	id := edge.DeriveID(prefix, t.intent.scoped(), idNumber(t.call, t.ids))
+	id := edge.DeriveID(prefix, t.scope, idNumber(t.call, t.ids))
 	t.ids++
 	return id
 }
@@ -155,8 +165,8 @@ func (t *tx) Scan(prefix, from string, visit func(string, []byte) (bool, error))
 
 // scan merges the transaction's and the round's writes with the committed keys.
 func (t *tx) scan(prefix, from string, visit func(string, []byte) (bool, error)) error {
-	over := t.draft.writes.overlay(prefix, from)
-	over = append(over, t.writes.overlay(prefix, from)...)
+	over := t.draft.writes.from(prefix, from)
+	over = append(over, t.writes.from(prefix, from)...)
 	slices.Sort(over)
 	over = slices.Compact(over)
 	more := true

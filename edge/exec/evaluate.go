@@ -22,7 +22,7 @@ func (x *Exec) evaluate(d *draft, in *Intent) (t *tx, reply edge.Reply, err erro
 	if in.eval != nil {
 		return t, edge.Reply{}, in.eval(t)
 	}
-	reply = edge.Reply{Operation: in.Operation, State: "committed", Durability: x.cfg.Durability, Version: t.Version() + 1}
+	reply = edge.Reply{Operation: in.Operation, State: "committed", Durability: x.cfg.Durability(), Version: t.Version() + 1}
 	for i, c := range in.Calls {
 		t.call, t.ids = i, 0
 		out, err := x.call(t, c)
@@ -83,6 +83,9 @@ func (x *Exec) call(t *tx, c edge.Call) (json.RawMessage, error) {
 
 // match checks If-Match before the handler runs.
 func (x *Exec) match(t *tx, op *edge.Op, in any) error {
+	if t.ack { // the versions that a cut-off node saw are its own; what counts is whether the same members were changed
+		return x.fieldConflict(t)
+	}
 	id := op.Record(in)
 	if t.intent.IfMatch == 0 || id == "" {
 		return nil
@@ -192,9 +195,9 @@ func (x *Exec) dryRun(in *Intent) (edge.Reply, error) {
 	if _, err := x.prepare(in); err != nil {
 		return edge.Reply{}, err
 	}
-	st := x.cfg.Machine.Snapshot()
+	st := x.look()
 	defer st.Close()
-	d := newDraft(st, x.clock(st))
+	d := x.newDraft(st, x.clock(st))
 	t, reply, err := x.evaluate(d, in)
 	if err != nil {
 		return edge.Reply{}, err
@@ -211,7 +214,7 @@ func (x *Exec) dryRun(in *Intent) (edge.Reply, error) {
 		if err != nil {
 			return edge.Reply{}, err
 		}
-		before, _, err := table.Raw(&view{state: st, actor: in.Actor, now: d.now}, id)
+		before, _, err := table.Raw(&view{exec: x, state: st, actor: in.Actor, now: d.now}, id)
 		if err != nil {
 			return edge.Reply{}, err
 		}

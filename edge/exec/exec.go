@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/journal"
 	"wispgate/edge/store"
 )
 
@@ -24,6 +25,13 @@ type Log interface {
 	IsLeader() bool
 	// Barrier returns when everything committed before the call is applied here.
 	Barrier(ctx context.Context) error
+	// Linearize returns, on a leader, once everything that was acknowledged anywhere before the call is applied here. It writes nothing.
+	Linearize(ctx context.Context) error
+	// Forward hands a request to the leader's Exec.Serve and returns its answer. quorum_lost: nothing was sent. outcome_unknown: it was, and
+	// nobody can tell; asking again is harmless.
+	Forward(ctx context.Context, request []byte) ([]byte, error)
+	// Contact reports whether this node leads or hears a leader. It is cheap.
+	Contact() bool
 }
 
 // Secrets seals and digests what Prepare is handed.
@@ -55,8 +63,17 @@ type Config struct {
 
 	// EventRetention removes event rows older than this that no stream needs; 0 keeps them until their stream is acknowledged.
 	EventRetention time.Duration
-	// Durability is what a committed write is durable on: node for a lone node, cluster with voters elsewhere.
-	Durability string
+	// Durability is what a committed write is durable on: node for a lone node, cluster with voters elsewhere. nil: node.
+	Durability func() string
+
+	// Node names this node: the owner of its series and of its queue.
+	Node string
+	// Sign signs with the node's Ed25519 key; needed by commands that link numbers of a series.
+	Sign func(message []byte) []byte
+	// Queue keeps the intents that wait for a quorum. nil: there is no queue, and every command needs the quorum.
+	Queue *journal.Journal
+	// Patience is how long a command waits for a leader before it is accepted as pending or refused; 0: two seconds.
+	Patience time.Duration
 }
 
 // Exec implements edge.Executor.
@@ -71,6 +88,9 @@ type Exec struct {
 	watches []edge.Watch
 	log     Log
 	queue   chan *waiter
+	pending pendings
+
+	seriesMu sync.Mutex // one number of a node-owned series at a time
 
 	mu       sync.Mutex
 	inflight map[string]*waiter // by scoped operation id
@@ -91,8 +111,11 @@ func New(cfg Config) (*Exec, error) {
 	if err := edge.Check(cfg.Modules); err != nil {
 		return nil, fmt.Errorf("check modules: %w", err)
 	}
-	if cfg.Durability == "" {
-		cfg.Durability = "node"
+	if cfg.Durability == nil {
+		cfg.Durability = func() string { return "node" }
+	}
+	if cfg.Patience == 0 {
+		cfg.Patience = 2 * time.Second
 	}
 	x := &Exec{
 		cfg: cfg, ops: map[string]*edge.Op{}, tables: map[string]edge.AnyTable{}, byID: map[string]edge.AnyTable{},
@@ -126,6 +149,7 @@ func New(cfg Config) (*Exec, error) {
 		return nil, err
 	}
 	x.version = cfg.Machine.Version()
+	x.pending.init()
 	cfg.Machine.OnApply(x.onApply)
 	cfg.Machine.OnRestore(x.onRestore)
 	return x, nil
@@ -161,6 +185,9 @@ func (x *Exec) Start(ctx context.Context, log Log) {
 	x.wg.Go(func() { x.rounds(ctx) })
 	x.wg.Go(func() { x.dueLoop(ctx) })
 	x.wg.Go(func() { x.janitor(ctx) })
+	if x.cfg.Queue != nil {
+		x.wg.Go(func() { x.rebaseLoop(ctx) })
+	}
 	for _, f := range x.after {
 		x.wg.Go(func() { x.afterLoop(ctx, f) })
 	}
@@ -191,21 +218,25 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 		return edge.Reply{}, err
 	}
 	if !joined {
-		if err := x.admit(w); err != nil {
-			x.finish(w, edge.Reply{}, err)
-		}
+		x.admit(ctx, w)
 	}
-	return w.wait(ctx, joined)
+	reply, err := w.wait(ctx, joined)
+	if err != nil && x.mayPend(w, err) {
+		return x.pend(ctx, w, err)
+	}
+	return reply, err
 }
 
-// admit prepares a new intent and puts it into the queue.
-func (x *Exec) admit(w *waiter) error {
+// admit prepares a new intent and sends it where it is evaluated: into the queue of rounds on the leader, else over to it.
+func (x *Exec) admit(ctx context.Context, w *waiter) {
 	once, err := x.prepare(w.intent)
-	if err != nil {
-		return err
+	if err == nil {
+		w.once = once
+		err = x.send(ctx, w)
 	}
-	w.once = once
-	return x.enqueue(w)
+	if err != nil {
+		x.finish(w, edge.Reply{}, err)
+	}
 }
 
 func (x *Exec) enqueue(w *waiter) error {
@@ -238,10 +269,10 @@ func (x *Exec) Ask(ctx context.Context, a edge.Actor, name string, raw json.RawM
 	if err := x.WaitVersion(ctx, minVersion); err != nil {
 		return nil, 0, err
 	}
-	st := x.cfg.Machine.Snapshot()
+	st := x.look()
 	defer st.Close()
 	start := x.cfg.Now()
-	out, err := op.Ask(&view{state: st, actor: a, now: after(start, st)}, in)
+	out, err := op.Ask(&view{exec: x, state: st, actor: a, now: after(start, st)}, in)
 	x.observe(name, err, start)
 	return out, st.Version(), x.visible(name, err)
 }

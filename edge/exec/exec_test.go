@@ -77,7 +77,7 @@ type newBox struct {
 	Color  string      `json:"color,omitempty" check:"max=20"`
 	Until  time.Time   `json:"until,omitzero"`
 	Secret edge.Secret `json:"secret,omitempty" check:"max=64"`
-	Sealed string      `json:"sealed,omitempty" check:"max=400"`
+	Sealed string      `json:"sealed,omitempty" check:"internal"`
 }
 
 var makeBox = edge.Command[newBox, box]{

@@ -22,21 +22,36 @@ const (
 )
 
 type answer struct {
-	Digest  string            `json:"d"`
-	Version uint64            `json:"v"`
-	Results []json.RawMessage `json:"r"`
+	Digest   string            `json:"d"`
+	Version  uint64            `json:"v"`
+	Results  []json.RawMessage `json:"r"`
+	Conflict edge.ID           `json:"c,omitempty"` // the write waits there for a decision
+	Pending  bool              `json:"p,omitempty"` // in the overlay: the cluster has not taken it over
+}
+
+func (a *answer) state() string {
+	switch {
+	case a.Pending:
+		return "pending"
+	case a.Conflict != "":
+		return "conflict"
+	}
+	return "committed"
 }
 
 func opKey(in *Intent) string { return opPrefix + in.scoped() }
 
 // record adds the answer to the transaction.
-func (x *Exec) record(t *tx, reply edge.Reply) error {
-	raw, err := json.Marshal(answer{t.intent.Digest, reply.Version, reply.Results})
+func (x *Exec) record(t *tx, reply edge.Reply) error { return x.recordAs(t, t.intent, reply) }
+
+// recordAs adds the answer to another intent.
+func (x *Exec) recordAs(t *tx, in *Intent, reply edge.Reply) error {
+	raw, err := json.Marshal(answer{in.Digest, reply.Version, reply.Results, reply.Conflict, reply.State == "pending"})
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
-	t.kernelPut(opKey(t.intent), raw)
-	t.kernelPut(opxPrefix+t.Now().UTC().Format(hourForm)+"/"+t.intent.scoped(), nil0)
+	t.kernelPut(opKey(in), raw)
+	t.kernelPut(opxPrefix+t.Now().UTC().Format(hourForm)+"/"+in.scoped(), nil0)
 	return nil
 }
 
@@ -49,9 +64,9 @@ func (x *Exec) recorded(d *draft, in *Intent) (edge.Reply, bool, error) {
 	return x.decodeAnswer(in, raw, err)
 }
 
-// replay finds the first answer in the committed state: the quick way, before anything is prepared.
+// replay finds the first answer in the state or the overlay: the quick way, before anything is prepared.
 func (x *Exec) replay(in *Intent) (edge.Reply, bool, error) {
-	st := x.cfg.Machine.Snapshot()
+	st := x.look()
 	defer st.Close()
 	raw, err := present(st.Get(opKey(in)))
 	return x.decodeAnswer(in, raw, err)
@@ -68,10 +83,18 @@ func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool
 	if a.Digest != in.Digest {
 		return edge.Reply{}, false, edge.ErrKeyReused.Error(edge.Invalid)
 	}
-	return edge.Reply{
-		Operation: in.Operation, Version: a.Version, Replayed: true, Results: a.Results,
-		State: "committed", Durability: x.cfg.Durability,
-	}, true, nil
+	if a.Conflict != "" && in.Origin == nil {
+		e := edge.ErrSyncConflict.Error(edge.Conflict)
+		e.Fix = "See wispgate sync conflict get " + string(a.Conflict) + ": it stands there with the reason until somebody decides"
+		return edge.Reply{}, false, e
+	}
+	reply := edge.Reply{
+		Operation: in.Operation, Version: a.Version, Replayed: true, Results: a.Results, State: a.state(), Durability: "node", Conflict: a.Conflict,
+	}
+	if !a.Pending {
+		reply.Durability = x.cfg.Durability()
+	}
+	return reply, true, nil
 }
 
 // pruneAnswers removes answers past their time, a bounded number at once; more says that others wait.

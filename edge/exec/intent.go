@@ -8,6 +8,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"wispgate/edge"
 )
@@ -21,6 +23,9 @@ type Intent struct {
 	Digest       string      `json:"digest"` // of what the client sent, before minting and sealing
 	IfMatch      uint64      `json:"if_match,omitempty"`
 	Acknowledged bool        `json:"acknowledged,omitempty"`
+	At           time.Time   `json:"at,omitzero"`      // when a cut-off node accepted it
+	Seen         *Seen       `json:"seen,omitempty"`   // the record as that node saw it
+	Origin       *Origin     `json:"origin,omitempty"` // its place in that node's queue
 
 	inputs []any              // decoded, until Prepare has run
 	eval   func(tx *tx) error // the kernel's own work, on the leader only
@@ -139,11 +144,12 @@ func (x *Exec) digest(op, tenant string, input any) ([]byte, error) {
 
 // waiter is an intent someone waits for.
 type waiter struct {
-	intent *Intent
-	once   []map[string]string
-	reply  edge.Reply
-	err    error
-	done   chan struct{}
+	intent  *Intent
+	offline bool // it may wait in the queue of a cut-off node
+	once    []map[string]string
+	reply   edge.Reply
+	err     error
+	done    chan struct{}
 }
 
 // join registers the intent, or finds the same operation already running.
@@ -156,9 +162,17 @@ func (x *Exec) join(in *Intent) (w *waiter, joined bool, err error) {
 		}
 		return w, true, nil
 	}
-	w = &waiter{intent: in, done: make(chan struct{})}
+	w = &waiter{intent: in, offline: x.offline(in), done: make(chan struct{})}
 	x.inflight[in.scoped()] = w
 	return w, false, nil
+}
+
+// offline reports whether every call of the intent may be accepted by a cut-off node. What is on its way to the leader already may not.
+func (x *Exec) offline(in *Intent) bool {
+	return in.Origin == nil && in.eval == nil && !slices.ContainsFunc(in.Calls, func(c edge.Call) bool {
+		op := x.ops[c.Op]
+		return op == nil || !op.Offline
+	})
 }
 
 // finish answers everybody who waits for the intent.

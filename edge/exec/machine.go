@@ -54,8 +54,8 @@ type Machine struct {
 
 	mu        sync.RWMutex // what a State is made of
 	base      *pin
-	overlay   *overlay
-	at        position // of base + overlay
+	fresh     *tree
+	at        position // of base + fresh
 	pending   load     // what the next flush will write
 	restoring bool
 
@@ -218,11 +218,11 @@ func cost(ops []Op) int {
 
 func (m *Machine) publish(at position, ops []Op) {
 	m.mu.Lock()
-	root := m.overlay
+	root := m.fresh
 	for i := range ops {
 		root = root.with(ops[i], at.version)
 	}
-	m.overlay, m.at = root, at
+	m.fresh, m.at = root, at
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
 	m.mu.Unlock()

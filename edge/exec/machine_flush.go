@@ -18,7 +18,7 @@ func (m *Machine) Flush() error {
 	m.flushMu.Lock()
 	defer m.flushMu.Unlock()
 	m.mu.Lock()
-	root, at, since := m.overlay, m.at, m.durable
+	root, at, since := m.fresh, m.at, m.durable
 	taken := m.pending
 	m.mu.Unlock()
 	if at == since {
@@ -33,16 +33,16 @@ func (m *Machine) Flush() error {
 	m.durable = at
 	m.pending.ops -= taken.ops // what came meanwhile still waits
 	m.pending.octets -= taken.octets
-	if m.overlay == root {
-		m.overlay = nil
+	if m.fresh == root {
+		m.fresh = nil
 	} else {
-		m.overlay = m.overlay.after(at.version)
+		m.fresh = m.fresh.after(at.version)
 	}
 	m.rebaseLocked()
 	return nil
 }
 
-func flushBatch(root *overlay, at, since position) *store.Batch {
+func flushBatch(root *tree, at, since position) *store.Batch {
 	var b store.Batch
 	for it := root.seek(""); it.node != nil; it.next() {
 		n := it.node

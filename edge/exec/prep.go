@@ -1,7 +1,7 @@
 package exec
 
 import (
-	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -67,23 +67,52 @@ func (p *prep) Once(field string, value edge.Secret) {
 }
 
 // Next takes a number of a node-owned series: it is durable before it is used, so a crash may leave a gap but never a duplicate.
-func (p *prep) Next(series string) (uint64, error) {
-	p.x.mu.Lock()
-	defer p.x.mu.Unlock()
-	key := []byte(store.Local + "series/" + p.in.Actor.Tenant + "/" + series)
-	snap := p.x.cfg.Store.Snapshot()
-	defer snap.Close()
-	var n uint64
-	switch raw, err := snap.Get(key); {
-	case err == nil:
-		n = binary.BigEndian.Uint64(raw)
-	case !errors.Is(err, store.ErrNotFound):
-		return 0, err
+func (p *prep) Next(series string) (n uint64, err error) {
+	err = p.x.series(p.in.Actor.Tenant, series, func(last []byte) ([]byte, error) {
+		n = toNumber(last[:min(len(last), 8)]) + 1
+		return number(n), nil
+	})
+	return n, err
+}
+
+// Link implements edge.Prep: the series' row holds the last number and its hash.
+func (p *prep) Link(series string, content func(number uint64) any) (edge.Link, error) {
+	link := edge.Link{Series: series, Node: p.x.cfg.Node}
+	if p.x.cfg.Sign == nil {
+		return link, errors.New("this node has no key to sign with")
 	}
-	n++
+	err := p.x.series(p.in.Actor.Tenant, series, func(last []byte) ([]byte, error) {
+		if len(last) > 8 {
+			link.Previous = hex.EncodeToString(last[8:])
+		}
+		link.Number = toNumber(last[:min(len(last), 8)]) + 1
+		if err := link.Seal(content(link.Number), p.x.cfg.Sign); err != nil {
+			return nil, fmt.Errorf("seal link: %w", err)
+		}
+		hash, err := hex.DecodeString(link.Hash)
+		return append(number(link.Number), hash...), err
+	})
+	return link, err
+}
+
+// series replaces the row of a node-owned series by what next makes of it, durably.
+func (x *Exec) series(tenant, name string, next func(last []byte) ([]byte, error)) error {
+	x.seriesMu.Lock()
+	defer x.seriesMu.Unlock()
+	key := []byte(store.Local + "series/" + tenant + "/" + name)
+	snap := x.cfg.Store.Snapshot()
+	last, err := snap.Get(key)
+	snap.Close()
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
+	}
+	row, err := next(last)
+	if err != nil {
+		return err
+	}
 	var b store.Batch
-	b.Put(key, binary.BigEndian.AppendUint64(nil, n))
-	return n, p.x.cfg.Store.Commit(&b)
+	b.Put(key, row)
+	return x.cfg.Store.CommitReserved(&b)
 }
 
 // idNumber keeps the ids of a batch's calls apart: 2^16 ids per call.

@@ -105,7 +105,7 @@ func (x *Exec) derivedKeys(ctx context.Context, st *State) (map[string][]byte, R
 		for k, v := range entries {
 			want[k] = []byte(v)
 		}
-		v := &view{state: st, actor: edge.SystemActor(tenant, "rebuild"), now: st.Time()}
+		v := &view{exec: x, state: st, actor: edge.SystemActor(tenant, "rebuild"), now: st.Time()}
 		for _, d := range derived[name] {
 			raw, _, err := d.Derive(v, id)
 			if err != nil {

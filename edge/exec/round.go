@@ -95,7 +95,7 @@ func (r *roundState) close() { r.state.Close() }
 
 func (x *Exec) evaluateRound(batch []*waiter) *roundState {
 	st := x.cfg.Machine.Snapshot()
-	r := &roundState{state: st, draft: newDraft(st, x.clock(st))}
+	r := &roundState{state: st, draft: x.newDraft(st, x.clock(st))}
 	for i, w := range batch {
 		reply, err, full := x.evaluateOne(r.draft, w.intent)
 		if full {
@@ -109,32 +109,58 @@ func (x *Exec) evaluateRound(batch []*waiter) *roundState {
 
 // evaluateOne evaluates an intent and merges it; full says that it needs an entry of its own.
 func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, full bool) { //nolint:revive // full is no error
-	if in.eval == nil {
-		if reply, ok, err := x.recorded(d, in); ok || err != nil {
+	if in.Origin != nil {
+		if reply, done, err := x.inOrder(d, in); done || err != nil {
 			return reply, err, false
 		}
 	}
-	t, reply, err := x.evaluate(d, in)
+	t, reply, err := x.decide(d, in)
+	if err != nil || t == nil {
+		return reply, err, false
+	}
+	if in.Origin != nil {
+		t.kernelPut(originKey(*in.Origin), number(in.Origin.Seq))
+	}
+	size := t.size()
+	switch {
+	case Fits(len(d.writes)+len(t.writes), d.size+size):
+		d.merge(t)
+		d.events += len(t.events)
+		return reply, nil, false
+	case Fits(len(t.writes), size):
+		return edge.Reply{}, nil, true
+	}
+	return edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid), false
+}
+
+// decide evaluates an intent once in its life: the transaction to merge, nil where there is nothing to write, and the answer. What a node
+// has acknowledged ends in effects or in a conflict, never in a refusal.
+func (x *Exec) decide(d *draft, in *Intent) (t *tx, reply edge.Reply, err error) {
+	if in.eval == nil {
+		reply, ok, err := x.recorded(d, in)
+		switch {
+		case err != nil && in.Origin != nil:
+			return x.raise(d, in, err)
+		case err != nil || ok && in.Origin == nil:
+			return nil, reply, err
+		case ok:
+			return d.begin(in), reply, nil // all that is new is its place in the queue
+		}
+	}
+	t, reply, err = x.evaluate(d, in)
 	if err == nil && x.cfg.Strict {
 		err = x.again(d, in, t)
 	}
-	if err != nil {
-		return edge.Reply{}, err, false
+	if err == nil && in.eval == nil {
+		err = x.record(t, reply)
 	}
-	if in.eval == nil {
-		if err := x.record(t, reply); err != nil {
-			return edge.Reply{}, err, false
-		}
+	if err == nil && in.Origin != nil && !Fits(len(t.writes)+1, t.size()+MaxOpKey) {
+		err = edge.ErrTooLarge.Error(edge.Invalid)
 	}
-	if size := t.size(); !Fits(len(d.writes)+len(t.writes), d.size+size) {
-		if !Fits(len(t.writes), size) {
-			return edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid), false
-		}
-		return edge.Reply{}, nil, true
+	if err != nil && in.Origin != nil && !isUnavailable(err) {
+		return x.raise(d, in, err)
 	}
-	d.merge(t)
-	d.events += len(t.events)
-	return reply, nil, false
+	return t, reply, err
 }
 
 // again evaluates a second time and compares: a handler with a hidden input shows in every test that uses it.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -71,6 +70,13 @@ func (m *Machine) rebaseLocked() {
 	m.base = newPin(m.store.Snapshot())
 }
 
+// Refresh lets States opened from now on see what was written to the node's own keyspace meanwhile.
+func (m *Machine) Refresh() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.rebaseLocked()
+}
+
 // letGo and takeUp surround a change of the store's handle. New States, and everything else that looks at the position, wait between them.
 func (m *Machine) letGo() {
 	m.mu.Lock()
@@ -93,14 +99,15 @@ func (m *Machine) takeUp() {
 		m.fail(err)
 		return
 	}
-	m.overlay, m.pending, m.at, m.durable = nil, load{}, at, at
+	m.fresh, m.pending, m.at, m.durable = nil, load{}, at, at
 }
 
-// State is a consistent read of the replicated keyspace at exactly one version. It is safe for concurrent use, costs no system call to
-// open, and must be closed.
+// State is a consistent read of the replicated keyspace at exactly one version, with what this node's pending intents would change laid
+// over it where there are any. It is safe for concurrent use, costs no system call to open, and must be closed.
 type State struct {
 	base    *pin
-	overlay *overlay
+	fresh   *tree
+	pending *patch // nil unless intents wait for a quorum
 	at      position
 	closed  atomic.Bool
 }
@@ -113,7 +120,7 @@ func (m *Machine) Snapshot() *State {
 		return &State{at: m.at}
 	}
 	m.base.refs.Add(1)
-	return &State{base: m.base, overlay: m.overlay, at: m.at}
+	return &State{base: m.base, fresh: m.fresh, at: m.at}
 }
 
 // Version is the version that is read.
@@ -139,7 +146,12 @@ func (s *State) Get(key string) ([]byte, bool, error) {
 	if key == "" || key[0] == 0 {
 		return nil, false, nil
 	}
-	if n := s.overlay.get(key); n != nil {
+	if s.pending != nil {
+		if val, found, err := s.pending.get(s.base.sn, key); found || err != nil {
+			return val, val != nil, err
+		}
+	}
+	if n := s.fresh.get(key); n != nil {
 		return n.val, !n.delete, nil
 	}
 	return s.base.get(key)
@@ -149,54 +161,24 @@ func (s *State) Get(key string) ([]byte, bool, error) {
 // returns false or an error. val is valid only during the visit and must not be changed.
 func (s *State) Scan(prefix, from string, visit func(key string, val []byte) (bool, error)) error {
 	const firstUser = "\x01" // below it lie the machine's own keys
-	return s.scan(prefix, max(prefix, from, firstUser), visit)
+	from = max(prefix, from, firstUser)
+	if s.pending == nil {
+		return s.scan(prefix, from, visit)
+	}
+	return s.pending.scan(s.base.sn, prefix, from, func(visit visitor) error { return s.scan(prefix, from, visit) }, visit)
 }
 
-// scan merges the overlay into what the store holds; the overlay wins.
-func (s *State) scan(prefix, from string, visit func(key string, val []byte) (bool, error)) error {
+// scan merges the fresh effects into what the store holds.
+func (s *State) scan(prefix, from string, visit visitor) error {
 	if !s.usable() {
 		return store.ErrClosed
 	}
-	over := s.overlay.seek(from)
-	ended := false
-	// upTo visits what the overlay has before key, and whether it has key itself.
-	upTo := func(key string, all bool) (same bool, err error) {
-		for over.node != nil && (all || over.node.key <= key) {
-			n := over.node
-			if !strings.HasPrefix(n.key, prefix) {
-				return false, nil
-			}
-			over.next()
-			if !n.delete {
-				more, err := visit(n.key, n.val)
-				if err != nil || !more {
-					ended = true
-					return true, err
-				}
-			}
-			if !all && n.key == key {
-				return true, nil
-			}
-		}
-		return false, nil
-	}
-	err := s.base.sn.Scan([]byte(store.Replicated+prefix), []byte(store.Replicated+from), func(k, v []byte) (bool, error) {
-		key := string(k[len(store.Replicated):])
-		same, err := upTo(key, false)
-		if err != nil || ended {
-			return false, err
-		}
-		if same {
-			return true, nil
-		}
-		more, err := visit(key, v)
-		ended = err != nil || !more
-		return more, err
-	})
-	if err == nil && !ended {
-		_, err = upTo("", true)
-	}
-	return err
+	over := s.fresh.seek(from)
+	return merge(&over, prefix, func(visit visitor) error {
+		return s.base.sn.Scan([]byte(store.Replicated+prefix), []byte(store.Replicated+from), func(k, v []byte) (bool, error) {
+			return visit(string(k[len(store.Replicated):]), v)
+		})
+	}, visit)
 }
 
 // Checksum hashes the whole replicated keyspace, version and time included: nodes at the same version must agree. It equals the store's

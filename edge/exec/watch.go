@@ -13,7 +13,7 @@ const watchPage = 1000
 
 // loadWatches feeds every watch the records there are. It runs before the log does, so nothing is missed in between.
 func (x *Exec) loadWatches() error {
-	st := x.cfg.Machine.Snapshot()
+	st := x.look()
 	defer st.Close()
 	for _, w := range x.watches {
 		if err := loadWatch(st, w); err != nil {
@@ -71,8 +71,42 @@ func tenantsOf(st *State) (tenants []string, err error) {
 	}
 }
 
-// onApply hands an applied entry's changes to the watches, in version order, and wakes whoever waits for the version.
+// onApply hands an applied entry's changes to the watches, in version order, and wakes whoever waits for the version. What the overlay
+// of pending intents hides is told when the overlay changes.
 func (x *Exec) onApply(version uint64, ops []Op) {
+	x.pending.mu.Lock()
+	if x.pending.patch != nil {
+		ops = x.unhidden(ops)
+	}
+	x.tell(version, ops)
+	x.pending.mu.Unlock()
+	x.advance(version)
+}
+
+// unhidden drops what the overlay writes, too.
+func (x *Exec) unhidden(ops []Op) []Op {
+	st := x.lookLocked()
+	defer st.Close()
+	kept := make([]Op, 0, len(ops))
+	for _, op := range ops {
+		if !st.usable() {
+			return ops
+		}
+		if _, hidden, err := st.pending.get(st.base.sn, op.Key); err != nil || !hidden {
+			kept = append(kept, op)
+		}
+	}
+	return kept
+}
+
+// watched reports whether some watch is told of a key.
+func (x *Exec) watched(key string) bool {
+	_, table, _, ok := edge.ParseRecordKey(key)
+	return ok && slices.ContainsFunc(x.watches, func(w edge.Watch) bool { return slices.Contains(w.Tables, table) })
+}
+
+// tell hands changes to the watches.
+func (x *Exec) tell(version uint64, ops []Op) {
 	for _, w := range x.watches {
 		var changes []edge.Change
 		for _, op := range ops {
@@ -90,7 +124,6 @@ func (x *Exec) onApply(version uint64, ops []Op) {
 			w.Apply(false, version, changes)
 		}
 	}
-	x.advance(version)
 }
 
 // onRestore feeds the watches anew after another node's snapshot has replaced the state.

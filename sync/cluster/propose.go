@@ -123,3 +123,6 @@ func (n *Node) Snapshot() error {
 	}
 	return nil
 }
+
+// Linearize returns, on a leader, once everything that anybody acknowledged before the call is applied here.
+func (n *Node) Linearize(ctx context.Context) error { return n.Barrier(ctx) }

@@ -2,18 +2,18 @@ package exec
 
 import "math/rand/v2"
 
-// overlay is an immutable sorted map of the effects that are applied but not yet in the store: a treap whose inserts share everything
-// but one path. nil is empty. Readers hold a root as long as they like.
-type overlay struct {
+// tree is an immutable sorted map of effects that are not in the store: a treap whose inserts share everything but one path. nil is
+// empty. Readers hold a root as long as they like.
+type tree struct {
 	key         string
 	val         []byte
 	delete      bool
 	version     uint64 // that wrote it
 	priority    uint32
-	left, right *overlay
+	left, right *tree
 }
 
-func (o *overlay) get(key string) *overlay {
+func (o *tree) get(key string) *tree {
 	for o != nil && o.key != key {
 		if key < o.key {
 			o = o.left
@@ -25,9 +25,9 @@ func (o *overlay) get(key string) *overlay {
 }
 
 // with returns the map with op written at version.
-func (o *overlay) with(op Op, version uint64) *overlay {
+func (o *tree) with(op Op, version uint64) *tree {
 	if o == nil {
-		return &overlay{key: op.Key, val: op.Val, delete: op.Delete, version: version, priority: rand.Uint32()}
+		return &tree{key: op.Key, val: op.Val, delete: op.Delete, version: version, priority: rand.Uint32()}
 	}
 	n := *o
 	switch {
@@ -48,14 +48,14 @@ func (o *overlay) with(op Op, version uint64) *overlay {
 }
 
 // rotateRight and rotateLeft change nodes that with has just made.
-func (o *overlay) rotateRight() *overlay {
+func (o *tree) rotateRight() *tree {
 	up := o.left
 	n := *o
 	n.left, up.right = up.right, &n
 	return up
 }
 
-func (o *overlay) rotateLeft() *overlay {
+func (o *tree) rotateLeft() *tree {
 	up := o.right
 	n := *o
 	n.right, up.left = up.left, &n
@@ -63,8 +63,8 @@ func (o *overlay) rotateLeft() *overlay {
 }
 
 // after returns the map with only what was written after version.
-func (o *overlay) after(version uint64) *overlay {
-	var kept *overlay
+func (o *tree) after(version uint64) *tree {
+	var kept *tree
 	for it := o.seek(""); it.node != nil; it.next() {
 		if n := it.node; n.version > version {
 			kept = kept.with(Op{n.key, n.val, n.delete}, n.version)
@@ -73,14 +73,14 @@ func (o *overlay) after(version uint64) *overlay {
 	return kept
 }
 
-// cursor walks an overlay in key order. node is nil at the end.
+// cursor walks a tree in key order. node is nil at the end.
 type cursor struct {
-	node  *overlay
-	stack []*overlay
+	node  *tree
+	stack []*tree
 }
 
 // seek stands on the first key not below from.
-func (o *overlay) seek(from string) cursor {
+func (o *tree) seek(from string) cursor {
 	var c cursor
 	for o != nil {
 		if o.key >= from {
@@ -94,6 +94,20 @@ func (o *overlay) seek(from string) cursor {
 	return c
 }
 
+// peek implements writes.
+func (c *cursor) peek() (key string, val []byte, ok bool) {
+	switch {
+	case c.node == nil:
+		return "", nil, false
+	case c.node.delete:
+		return c.node.key, nil, true
+	case c.node.val == nil:
+		return c.node.key, []byte{}, true
+	}
+	return c.node.key, c.node.val, true
+}
+
+// next implements writes.
 func (c *cursor) next() {
 	if len(c.stack) == 0 {
 		c.node = nil

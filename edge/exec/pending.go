@@ -1,0 +1,391 @@
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/journal"
+	"wispgate/edge/store"
+)
+
+// A command declared Offline that finds no quorum is accepted by the node alone: its intent is fsynced to the queue, a journal, and its
+// effects become part of the overlay that every local read sees. The overlay is derived: what stands in the queue, evaluated in order
+// on the state as this node has it. rebase.go brings the queue to the cluster.
+
+// kindIntent is the only kind of record in the queue.
+const kindIntent journal.Kind = 1
+
+// maxPending bounds the intents that wait. The queue's own size bounds their octets.
+const maxPending = 200_000
+
+// pendings is what waits for the cluster.
+type pendings struct {
+	mu       sync.Mutex     // held while the overlay changes
+	patch    *patch         // the overlay; nil while nothing waits
+	taken    uint64         // last place of the queue that the cluster has settled
+	next     uint64         // place after the last one in the overlay, in flight ones not counted
+	stale    bool           // the overlay holds what the queue does not
+	loaded   bool           // everything that the queue held at the start is in the overlay
+	inflight sync.WaitGroup // submitted, not yet durable; Add under mu
+	gen      uint64         // generation of the overlay: where it spills
+	oldest   time.Time      // when the first that waits was accepted
+
+	look    atomic.Pointer[patch] // patch, for readers that need no lock while it is nil
+	waiting atomic.Int64          // intents that wait, in flight ones included
+	cut     atomic.Bool           // no leader for longer than the patience
+	since   atomic.Int64          // when that began, unix nanoseconds
+	failing atomic.Pointer[string]
+
+	doneMu sync.Mutex
+	done   chan struct{} // closed and renewed whenever the cluster has taken intents over
+	kick   chan struct{}
+}
+
+func (p *pendings) init() {
+	p.done, p.kick = make(chan struct{}), make(chan struct{}, 1)
+}
+
+// idle reports that nothing waits.
+func (p *pendings) idle() bool { return p.waiting.Load() == 0 }
+
+func (p *pendings) wake() {
+	select {
+	case p.kick <- struct{}{}:
+	default:
+	}
+}
+
+// progress returns a channel that closes when the cluster has next taken something over.
+func (p *pendings) progress() <-chan struct{} {
+	p.doneMu.Lock()
+	defer p.doneMu.Unlock()
+	return p.done
+}
+
+func (p *pendings) progressed() {
+	p.doneMu.Lock()
+	defer p.doneMu.Unlock()
+	close(p.done)
+	p.done = make(chan struct{})
+}
+
+// settled returns when nothing waits any more.
+func (p *pendings) settled(ctx context.Context) error {
+	for {
+		moved := p.progress()
+		if p.idle() {
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// CutOff reports that this node has not heard a leader for longer than its patience.
+func (x *Exec) CutOff() bool { return x.pending.cut.Load() }
+
+// look is the state as this node shows it: replicated, with the overlay of what waits for the cluster.
+func (x *Exec) look() *State {
+	if x.pending.look.Load() == nil {
+		return x.cfg.Machine.Snapshot()
+	}
+	x.pending.mu.Lock()
+	defer x.pending.mu.Unlock()
+	return x.lookLocked()
+}
+
+// lookLocked takes the snapshot after the patch is known: what it has spilled is then visible.
+func (x *Exec) lookLocked() *State {
+	st := x.cfg.Machine.Snapshot()
+	st.pending = x.pending.patch
+	return st
+}
+
+// mayPend reports whether an intent that could not be committed may wait in the queue.
+func (x *Exec) mayPend(w *waiter, err error) bool {
+	return w.offline && x.cfg.Queue != nil && len(w.intent.Calls[0].In) > 0 && undecided(err)
+}
+
+// pend accepts an intent on this node alone. why is the error that led here.
+func (x *Exec) pend(ctx context.Context, w *waiter, why error) (edge.Reply, error) {
+	in := *w.intent
+	in.At = x.cfg.Now().UTC()
+	reply, seq, err := x.accepted(&in)
+	switch {
+	case err != nil && !isQuorumLost(why) && !isFull(err):
+		return edge.Reply{}, why // it may be committed already: what the overlay says of it proves nothing
+	case err != nil || reply.Replayed:
+		return reply, err
+	}
+	reply.Once = w.once
+	x.pending.wake()
+	if x.CutOff() {
+		return reply, nil
+	}
+	// The queue is on its way to the cluster: most likely this one is committed within the patience.
+	ctx, cancel := context.WithTimeout(ctx, x.cfg.Patience)
+	defer cancel()
+	for {
+		moved := x.pending.progress()
+		if x.taken() >= seq {
+			break
+		}
+		select {
+		case <-moved:
+			continue
+		case <-ctx.Done():
+			return reply, nil
+		}
+	}
+	committed, ok, err := x.replay(&in)
+	if !ok && err == nil {
+		return reply, nil
+	}
+	committed.Replayed, committed.Once = false, w.once
+	return committed, err
+}
+
+func isFull(err error) bool { return errors.Is(err, edge.ErrPendingFull.Error(edge.Unavailable)) }
+
+func (x *Exec) taken() uint64 {
+	x.pending.mu.Lock()
+	defer x.pending.mu.Unlock()
+	return x.pending.taken
+}
+
+// durable tells the caller and the pendings how a submit ended.
+type durable struct {
+	p    *pendings
+	done chan struct{}
+	seq  uint64
+	err  error
+}
+
+// Journaled implements journal.Done.
+func (d *durable) Journaled(seq uint64, err error) {
+	d.seq, d.err = seq, err
+	close(d.done)
+	d.p.inflight.Done()
+}
+
+// accepted evaluates an intent on the overlay and makes it durable in the queue. An intent that the overlay holds already is answered as
+// it was the first time.
+func (x *Exec) accepted(in *Intent) (reply edge.Reply, seq uint64, err error) {
+	p := &x.pending
+	p.mu.Lock()
+	d, reply, err := x.acceptLocked(in)
+	p.mu.Unlock()
+	if err != nil || reply.Replayed {
+		return reply, 0, err
+	}
+	<-d.done
+	if d.err == nil {
+		return reply, d.seq, nil
+	}
+	p.waiting.Add(-1)
+	p.mu.Lock()
+	p.stale = true // its effects must leave the overlay again
+	p.mu.Unlock()
+	p.wake()
+	p.progressed()
+	if errors.Is(d.err, journal.ErrFull) || errors.Is(d.err, journal.ErrBusy) {
+		return edge.Reply{}, 0, edge.ErrPendingFull.Error(edge.Unavailable)
+	}
+	x.cfg.Logger.Error("a write could not be kept in the queue", "operation", in.name(), "error", d.err)
+	return edge.Reply{}, 0, edge.ErrUnknown.Error(edge.Unavailable)
+}
+
+func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
+	p := &x.pending
+	if !p.loaded {
+		e := edge.ErrStarting.Error(edge.Unavailable)
+		e.RetryAfter = 2
+		return nil, edge.Reply{}, e
+	}
+	if p.waiting.Load() >= maxPending {
+		return nil, edge.Reply{}, edge.ErrPendingFull.Error(edge.Unavailable)
+	}
+	st := x.lookLocked()
+	defer st.Close()
+	d := x.newDraft(st, x.at(st, in.At))
+	d.cutOff = true
+	if reply, ok, err := x.recorded(d, in); ok || err != nil {
+		return nil, reply, err
+	}
+	if err := x.remember(st, in); err != nil {
+		return nil, edge.Reply{}, err
+	}
+	t, reply, err := x.evaluate(d, in)
+	if err != nil {
+		return nil, edge.Reply{}, err
+	}
+	if size := t.size(); !Fits(len(t.writes), size+len(in.Operation)) {
+		return nil, edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid)
+	}
+	reply.State, reply.Durability, reply.Version = "pending", "node", st.Version()
+	if err := x.record(t, reply); err != nil {
+		return nil, edge.Reply{}, err
+	}
+	in.Acknowledged = true
+	raw, err := json.Marshal(in)
+	if err != nil {
+		return nil, edge.Reply{}, fmt.Errorf("encode intent: %w", err)
+	}
+	w := &durable{p: p, done: make(chan struct{})}
+	p.inflight.Add(1)
+	if p.waiting.Add(1) == 1 {
+		p.oldest = in.At
+	}
+	x.cfg.Queue.Submit(kindIntent, raw, w)
+	x.layLocked(st.Version(), t)
+	return w, reply, nil
+}
+
+// at is the time at which an intent of the queue is evaluated: when it was accepted, but not before the state it stands on.
+func (x *Exec) at(st *State, accepted time.Time) time.Time {
+	if last := st.Time(); accepted.Before(last) {
+		return last
+	}
+	return accepted
+}
+
+// layLocked lays an intent's effects over the state, tells the watches, and moves the overlay's older part to the store when it is large.
+func (x *Exec) layLocked(version uint64, t *tx) {
+	p := &x.pending
+	ops := shownOps(t)
+	p.patch = p.patch.with(ops)
+	p.look.Store(p.patch)
+	x.tell(version, ops)
+	if p.patch.size > spillAbove {
+		p.patch = x.spill(p.patch, p.gen)
+		p.look.Store(p.patch)
+	}
+}
+
+// shownOps are the effects that a reader of this node may see: not the event rows, which tell of what is committed, nor the due index,
+// which only a leader reads.
+func shownOps(t *tx) []Op {
+	ops := make([]Op, 0, len(t.writes))
+	for k, v := range t.writes {
+		if strings.HasPrefix(k, eventPrefix) || strings.HasPrefix(k, headPrefix) || strings.HasPrefix(k, edge.DuePrefix) || strings.HasPrefix(k, opxPrefix) {
+			continue
+		}
+		ops = append(ops, Op{Key: k, Val: v, Delete: v == nil})
+	}
+	slices.SortFunc(ops, func(a, b Op) int { return strings.Compare(a.Key, b.Key) })
+	return ops
+}
+
+// spillAbove is how many octets of effects the overlay keeps in memory before they move to the store.
+const spillAbove = 4 << 20
+
+// spill moves the effects in memory to the store, below a generation's prefix. Where the store takes nothing they stay.
+func (x *Exec) spill(p *patch, gen uint64) *patch {
+	if err := x.writeSpill(p, gen); err != nil {
+		x.cfg.Logger.Warn("the overlay of pending writes stays in memory", "error", err)
+		return &patch{mem: p.mem, deep: p.deep} // tried again after as much again
+	}
+	x.cfg.Machine.Refresh()
+	return &patch{deep: &spill{spillPrefix(gen)}}
+}
+
+func (x *Exec) writeSpill(p *patch, gen uint64) error {
+	prefix := spillPrefix(gen)
+	var b store.Batch
+	for it := p.mem.seek(""); it.node != nil; it.next() {
+		val := []byte{spilledDelete}
+		if !it.node.delete {
+			val = append([]byte{spilledPut}, it.node.val...)
+		}
+		if !b.Fits(1, len(prefix)+len(it.node.key)+len(val)) {
+			if err := x.cfg.Store.Commit(&b); err != nil {
+				return err
+			}
+			b = store.Batch{}
+		}
+		b.Put([]byte(prefix+it.node.key), val)
+	}
+	return x.cfg.Store.Commit(&b)
+}
+
+// newestSpill is the largest generation that has left effects in the store, 0 for none.
+func (x *Exec) newestSpill() (gen uint64, err error) {
+	snap := x.cfg.Store.Snapshot()
+	defer snap.Close()
+	space := store.Local + overlaySpace
+	for from := space; ; from = spillPrefix(gen + 1) {
+		found := false
+		err = snap.Scan([]byte(space), []byte(from), func(k, _ []byte) (bool, error) {
+			hex, _, _ := strings.Cut(string(k[len(space):]), "/")
+			gen, err = strconv.ParseUint(hex, 16, 64)
+			found = true
+			return false, err
+		})
+		if err != nil || !found {
+			return gen, err
+		}
+	}
+}
+
+// sweep removes the spilled effects of generations before one.
+func (x *Exec) sweep(before uint64) error {
+	for limit := spillPrefix(before); ; {
+		var b store.Batch
+		snap := x.cfg.Store.Snapshot()
+		err := snap.Scan([]byte(store.Local+overlaySpace), nil, func(k, _ []byte) (bool, error) {
+			if string(k) >= limit {
+				return false, nil
+			}
+			b.Delete(k)
+			return b.Fits(1, maxSpilledKey), nil
+		})
+		snap.Close()
+		if err != nil || b.Len() == 0 {
+			return err
+		}
+		if err := x.cfg.Store.CommitReserved(&b); err != nil {
+			return err
+		}
+	}
+}
+
+const maxSpilledKey = MaxOpKey + 64
+
+// Pending is what waits for the cluster, for status pages and metrics.
+type Pending struct {
+	Waiting int64      `json:"waiting" doc:"Writes accepted here that the cluster has not taken over."`
+	Oldest  *time.Time `json:"oldest,omitempty" doc:"When the first of them was accepted."`
+	CutOff  bool       `json:"cut_off" doc:"Whether this node has lost the cluster."`
+	Since   *time.Time `json:"since,omitempty" doc:"Since when."`
+	Problem string     `json:"problem,omitempty" doc:"Why the last attempt to hand them over failed."`
+}
+
+// Pending reports what waits.
+func (x *Exec) Pending() Pending {
+	p := &x.pending
+	out := Pending{Waiting: p.waiting.Load(), CutOff: p.cut.Load()}
+	if out.Waiting > 0 {
+		p.mu.Lock()
+		out.Oldest = new(p.oldest)
+		p.mu.Unlock()
+		if why := p.failing.Load(); why != nil {
+			out.Problem = *why
+		}
+	}
+	if out.CutOff {
+		out.Since = new(time.Unix(0, p.since.Load()).UTC())
+	}
+	return out
+}

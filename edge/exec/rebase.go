@@ -1,0 +1,451 @@
+package exec
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/journal"
+)
+
+// The rebase brings the queue to the cluster, in order, and keeps the overlay what it should be: the queue's rest, evaluated on the state
+// as it is now. Both are safe to repeat. While the cluster moves on beneath it the overlay is rebuilt at most so often that rebuilding
+// takes a fifth of the time: a queue of a hundred thousand is not evaluated anew for each entry that arrives.
+
+const (
+	contactEvery = 250 * time.Millisecond // at most, between looks at whether there is a leader
+	contactLooks = 8                      // looks without a leader until the patience is over
+	contactFirm  = 2                      // looks with one that end the isolation: a failover must not flap it
+	drainOctets  = 384 << 10              // of intents in one request
+	drainPage    = 256                    // records of the queue that are read at once
+	drainWithin  = 10 * time.Second       // for one request and its effects to arrive here
+	retryLeast   = 100 * time.Millisecond
+	retryMost    = 5 * time.Second
+	rebuildShare = 4 // rests for so many times as long as the last rebuild took
+)
+
+// rebaser is the loop's own memory.
+type rebaser struct {
+	*Exec
+	lost, found int // looks in a row without and with a leader
+	retry       time.Duration
+	notBefore   time.Time // for the next attempt to hand intents over
+	known       bool      // the cluster's mark of this queue was asked since contact was found
+	after       uint64    // that mark
+
+	base       uint64    // version the overlay was rebuilt on
+	settled    uint64    // place up to which it then was
+	restsUntil time.Time // no rebuild before
+	litter     bool      // earlier overlays may have left effects in the store
+}
+
+func (x *Exec) rebaseLoop(ctx context.Context) {
+	r := &rebaser{Exec: x, litter: true}
+	if err := r.load(ctx); err != nil && ctx.Err() == nil {
+		x.cfg.Logger.Error("pending writes cannot be read; this node takes none until it is mended", "code", "pending_unreadable", "error", err)
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(r.lookEvery())
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		busy := r.drain(ctx)
+		r.refresh(ctx)
+		if busy {
+			continue
+		}
+		select {
+		case <-tick.C:
+			r.contact()
+		case <-x.pending.kick:
+		case <-ctx.Done():
+		}
+	}
+}
+
+func (r *rebaser) lookEvery() time.Duration { return min(r.cfg.Patience/contactLooks, contactEvery) }
+
+// contact follows whether there is a leader, with patience in both directions. It counts looks, so that a clock that is set does not
+// matter.
+func (r *rebaser) contact() {
+	if r.log.Contact() {
+		r.lost, r.found = 0, r.found+1
+		if r.pending.cut.Load() && r.found >= contactFirm {
+			r.pending.cut.Store(false)
+			r.cfg.Logger.Info("the cluster is back", "pending", r.pending.waiting.Load())
+		}
+		return
+	}
+	r.lost, r.found, r.known = r.lost+1, 0, false
+	if r.lost == 1 {
+		r.pending.since.Store(r.cfg.Now().UnixNano())
+	}
+	if !r.pending.cut.Load() && time.Duration(r.lost)*r.lookEvery() >= r.cfg.Patience {
+		r.pending.cut.Store(true)
+		r.cfg.Logger.Warn("no leader: writes that may wait are kept here, all others are refused")
+	}
+}
+
+// load puts what the queue held at the start into the overlay.
+func (r *rebaser) load(ctx context.Context) error {
+	q, p := r.cfg.Queue, &r.pending
+	mark, err := r.originMark(r.origin())
+	if err != nil {
+		return err
+	}
+	first := max(mark, q.First()-1) + 1
+	gen, err := r.newestSpill()
+	if err != nil {
+		return err
+	}
+	p.mu.Lock()
+	p.gen, p.taken, p.next = gen+1, first-1, first
+	p.waiting.Store(int64(q.Next() - min(first, q.Next())))
+	p.mu.Unlock()
+	for {
+		n, err := r.extend(ctx)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	p.mu.Lock()
+	p.loaded = true
+	p.mu.Unlock()
+	return q.Trim(first - 1)
+}
+
+// extend evaluates a page of the queue at the overlay's end.
+func (r *rebaser) extend(ctx context.Context) (n int, err error) {
+	p := &r.pending
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	err = r.read(p.next, drainPage, func(in *Intent, seq uint64) error {
+		if p.oldest.IsZero() {
+			p.oldest = in.At
+		}
+		st := r.lookLocked()
+		defer st.Close()
+		if t := r.reevaluate(st, in); t != nil {
+			r.layLocked(st.Version(), t)
+		}
+		n++
+		p.next = seq + 1
+		return ctx.Err()
+	})
+	return n, err
+}
+
+func (r *rebaser) origin() Origin {
+	return Origin{Node: r.cfg.Node, Queue: fmt.Sprintf("%x", r.cfg.Queue.Incarnation())}
+}
+
+// read visits intents of the queue from a place on.
+func (x *Exec) read(from uint64, most int, visit func(in *Intent, seq uint64) error) error {
+	if from >= x.cfg.Queue.Next() {
+		return nil
+	}
+	_, err := x.cfg.Queue.Read(from, most, func(rec journal.Record) error {
+		in := new(Intent)
+		if rec.Kind != kindIntent {
+			return nil
+		}
+		if err := json.Unmarshal(rec.Payload, in); err != nil {
+			return fmt.Errorf("decode pending intent %d: %w", rec.Seq, err)
+		}
+		return visit(in, rec.Seq)
+	})
+	return err
+}
+
+// reevaluate runs an intent of the queue on the overlay again, at the time at which it was accepted. One that the state no longer allows
+// has no effects here: the cluster will make a conflict of it.
+func (x *Exec) reevaluate(st *State, in *Intent) *tx {
+	d := x.newDraft(st, x.at(st, in.At))
+	d.cutOff = true
+	if _, done, err := x.recorded(d, in); done || err != nil {
+		return nil
+	}
+	t, reply, err := x.evaluate(d, in)
+	if err != nil {
+		return nil
+	}
+	reply.State = "pending"
+	if err := x.record(t, reply); err != nil {
+		return nil
+	}
+	return t
+}
+
+// drain hands a page of the queue to the cluster; busy says that there is more to do at once.
+func (r *rebaser) drain(ctx context.Context) (busy bool) {
+	now := r.cfg.Now()
+	if r.pending.idle() || r.pending.cut.Load() || !r.log.Contact() || now.Before(r.notBefore) {
+		return false
+	}
+	n, err := r.handOver(ctx)
+	if err != nil {
+		r.retry = min(max(2*r.retry, retryLeast), retryMost)
+		r.notBefore = now.Add(r.retry)
+		why := err.Error()
+		if r.pending.failing.Swap(&why) == nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("pending writes cannot be handed over, trying again", "error", err)
+		}
+		return false
+	}
+	if n > 0 {
+		r.retry = 0
+		r.pending.failing.Store(nil)
+	}
+	return n > 0 && !r.pending.idle()
+}
+
+// handOver submits the next intents, waits until their effects are here, and forgets them.
+func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, drainWithin)
+	defer cancel()
+	if err := r.agree(ctx); err != nil {
+		return 0, err
+	}
+	intents, err := r.page()
+	if err != nil || len(intents) == 0 {
+		return 0, err
+	}
+	answers, err := r.submit(ctx, intents)
+	if err != nil {
+		return 0, err
+	}
+	version := uint64(0)
+	for i, a := range answers {
+		if a.Error != nil && (a.Error.Kind == edge.Unavailable || undecided(a.Error)) {
+			err = a.Error
+			break
+		}
+		if a.Reply != nil {
+			version = max(version, a.Reply.Version)
+		}
+		n, r.after = n+1, intents[i].Origin.Seq
+	}
+	if n == 0 {
+		return 0, err
+	}
+	if err := r.WaitVersion(ctx, version); err != nil {
+		return 0, err // they are handed over again; the marks keep them from counting twice
+	}
+	r.took(r.after)
+	return n, nil
+}
+
+// agree asks, once for each time contact was found, how far the cluster has taken this queue over.
+func (r *rebaser) agree(ctx context.Context) (err error) {
+	if r.known {
+		return nil
+	}
+	o := r.origin()
+	if r.log.IsLeader() {
+		if err := r.log.Linearize(ctx); err != nil {
+			return err
+		}
+		r.after, err = r.originMark(o)
+	} else {
+		var resp response
+		resp, err = r.ask(ctx, request{Mark: &o})
+		r.after = resp.Mark
+		if err == nil {
+			err = r.WaitVersion(ctx, resp.Version)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	r.known = true
+	r.took(r.after)
+	return nil
+}
+
+// page reads the next intents to hand over, as many as one request holds.
+func (r *rebaser) page() (intents []*Intent, err error) {
+	size, after := 0, r.after
+	first := r.taken() + 1
+	err = r.read(first, maxForwarded, func(in *Intent, seq uint64) error {
+		if size += in.size(); size > drainOctets && len(intents) > 0 {
+			return errEnough
+		}
+		o := r.origin()
+		o.Seq, o.After = seq, after
+		in.Origin, after = &o, seq
+		intents = append(intents, in)
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return intents, err
+}
+
+var errEnough = errors.New("enough")
+
+// size is about what the intent takes in a request.
+func (in *Intent) size() int {
+	n := 512
+	for _, c := range in.Calls {
+		n += len(c.In)
+	}
+	return n
+}
+
+// took notes that the cluster has settled the queue up to a place.
+func (r *rebaser) took(seq uint64) {
+	p := &r.pending
+	p.mu.Lock()
+	if seq <= p.taken {
+		p.mu.Unlock()
+		return
+	}
+	seq = min(seq, r.cfg.Queue.Next()-1)
+	p.waiting.Add(-int64(seq - p.taken))
+	p.taken = seq
+	p.mu.Unlock()
+	if err := r.cfg.Queue.Trim(seq); err != nil {
+		r.cfg.Logger.Warn("the queue of pending writes could not be trimmed", "error", err)
+	}
+	p.progressed()
+}
+
+// refresh keeps the overlay in step with the state and the queue.
+func (r *rebaser) refresh(ctx context.Context) {
+	if r.outdated() {
+		start := r.cfg.Now()
+		err := r.rebuild(ctx)
+		took := r.cfg.Now().Sub(start)
+		r.restsUntil = start.Add(took + rebuildShare*took)
+		if err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Error("the overlay of pending writes could not be rebuilt, trying again", "error", err)
+			r.restsUntil = start.Add(retryMost)
+		}
+	}
+	if r.litter {
+		r.pending.mu.Lock()
+		gen := r.pending.gen
+		r.pending.mu.Unlock()
+		r.litter = r.sweep(gen) != nil
+	}
+}
+
+// outdated reports whether the overlay is to be rebuilt now. One of which nothing waits any more, or that holds what the queue does not,
+// is at once.
+func (r *rebaser) outdated() bool {
+	p := &r.pending
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case p.stale:
+		return true
+	case p.patch == nil || r.cfg.Machine.Version() == r.base && p.taken == r.settled:
+		return false
+	}
+	return p.idle() || !r.cfg.Now().Before(r.restsUntil)
+}
+
+// rebuild evaluates what is left of the queue on the present state and makes that the overlay. The last few intents are evaluated with
+// the door closed, so that none is missed.
+func (r *rebaser) rebuild(ctx context.Context) error {
+	p := &r.pending
+	p.mu.Lock()
+	from, version := p.taken+1, r.cfg.Machine.Version()
+	p.mu.Unlock()
+	b := builder{Exec: r.Exec, from: from, gen: r.pending.gen + 1} // only this goroutine changes it
+	for {
+		n, err := b.page(ctx)
+		if err != nil {
+			return err
+		}
+		if n < drainPage {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inflight.Wait() // the journal's doing; nothing it waits for needs this lock
+	for {
+		n, err := b.page(ctx)
+		if err != nil {
+			return err
+		}
+		if n == 0 {
+			break
+		}
+	}
+	was := p.patch
+	p.patch, p.gen, p.stale, p.next, p.oldest = b.patch, b.gen, false, b.from, b.oldest
+	p.look.Store(p.patch)
+	r.base, r.settled = version, from-1
+	r.litter = r.litter || was != nil && was.deep != nil || b.patch == nil
+	return r.retell(was, p.patch)
+}
+
+// builder makes an overlay anew.
+type builder struct {
+	*Exec
+	patch  *patch
+	gen    uint64
+	from   uint64 // next place of the queue
+	oldest time.Time
+}
+
+func (b *builder) page(ctx context.Context) (n int, err error) {
+	st := b.cfg.Machine.Snapshot()
+	defer func() { st.Close() }()
+	err = b.read(b.from, drainPage, func(in *Intent, seq uint64) error {
+		if b.oldest.IsZero() {
+			b.oldest = in.At
+		}
+		st.pending = b.patch
+		if t := b.reevaluate(st, in); t != nil {
+			b.patch = b.patch.with(shownOps(t))
+		}
+		n, b.from = n+1, seq+1
+		if b.patch == nil || b.patch.size <= spillAbove {
+			return ctx.Err()
+		}
+		b.patch = b.spill(b.patch, b.gen)
+		st.Close()
+		st = b.cfg.Machine.Snapshot() // one that sees the spill
+		return ctx.Err()
+	})
+	return n, err
+}
+
+// retell feeds the watches the records that an overlay which is gone, or the one that took its place, writes.
+func (x *Exec) retell(was, now *patch) error {
+	st := x.lookLocked()
+	defer st.Close()
+	var ops []Op
+	flush := func() {
+		x.tell(st.Version(), ops)
+		ops = ops[:0:0]
+	}
+	add := func(key string) error {
+		val, ok, err := st.Get(key)
+		if err != nil {
+			return err
+		}
+		if ops = append(ops, Op{Key: key, Val: slices.Clone(val), Delete: !ok}); len(ops) >= watchPage {
+			flush()
+		}
+		return nil
+	}
+	for _, p := range []*patch{was, now} {
+		if err := p.keys(st, x.watched, add); err != nil {
+			return err
+		}
+	}
+	flush()
+	return nil
+}

@@ -1,0 +1,220 @@
+package exec_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/edgetest"
+	"wispgate/edge/exec"
+)
+
+// offline is the sample domain whose commands may be accepted by a cut-off node.
+func offline() edge.Module {
+	m := module()
+	pack, tint := makeBox, paintBox
+	pack.Offline, tint.Offline = true, true
+	m.Ops = []*edge.Op{pack.Op(), tint.Op(), expireBox.Op(), troubleBox.Op(), listBox.Op()}
+	return m
+}
+
+func syncPart() edge.Module {
+	m := exec.Part()
+	m.Name, m.Summary = "sync", "Conflicts and operations."
+	return m
+}
+
+func quick(c *exec.Config) { c.Patience = 200 * time.Millisecond }
+
+func pair(t *testing.T, more ...edgetest.Option) (c *edgetest.Cluster, leader, tower *edgetest.Member) {
+	t.Helper()
+	c = edgetest.NewCluster(t, 2, append([]edgetest.Option{edgetest.Modules(offline(), syncPart()), quick}, more...)...)
+	return c, c.Nodes[0], c.Nodes[1]
+}
+
+func labels(t *testing.T, m *edgetest.Member) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	for _, b := range page(t, m.Harness, acme, listBoxes{ListInput: edge.ListInput{Limit: 200}}).Data {
+		got[b.Label] = b.Color
+	}
+	return got
+}
+
+func TestAFollowerForwardsAndReadsItsOwnWrite(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	b, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, json.RawMessage(`{"label":"a","secret":"s3cret"}`))
+	if err != nil || r.State != "committed" || r.Once[0]["revealed"] != "only now" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	for _, m := range c.Nodes {
+		if got := labels(t, m); len(got) != 1 {
+			t.Errorf("%s has %v", m.Name, got)
+		}
+	}
+	again, r, err := edgetest.Try[box](leader.Harness, acme, edge.Request{Key: "k2"}, makeBox.Name, newBox{Label: "a"})
+	if got := edgetest.CodeOf(t, err); got != "already_exists" {
+		t.Errorf("got %v %+v %v", again, r, err)
+	}
+	_, _, err = edgetest.Try[box](tower.Harness, acme, edge.Request{}, paintBox.Name, paint{b.ID.With("box"), "red"})
+	if err != nil {
+		t.Error(err)
+	}
+	if got := edgetest.Code(t, tower.Harness, acme, makeBox.Name, newBox{Label: "a"}); got != "already_exists" {
+		t.Errorf("the leader's refusal: got %s", got)
+	}
+	c.Agree()
+}
+
+func TestALostAnswerIsAskedForAgain(t *testing.T) {
+	t.Parallel()
+	c, _, tower := pair(t)
+	tower.LoseAnswers(1)
+	_, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{}, makeBox.Name, newBox{Label: "a"})
+	if err != nil || r.State != "committed" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	if got := labels(t, tower); len(got) != 1 {
+		t.Errorf("got %v, want the box once", got)
+	}
+	c.Agree()
+}
+
+func TestACutOffNodeAcceptsShowsAndHandsOver(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "before", Color: "red"})
+	tower.CutAndNotice()
+	b, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, json.RawMessage(`{"label":"cut","color":"red","secret":"s"}`))
+	if err != nil || r.State != "pending" || r.Durability != "node" || r.Once[0]["revealed"] != "only now" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	if _, r, err = edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k2"}, paintBox.Name, paint{b.ID, "blue"}); err != nil || r.State != "pending" {
+		t.Fatalf("a second write on the first: %+v, %v", r, err)
+	}
+	if got := labels(t, tower); len(got) != 2 || got["cut"] != "blue" {
+		t.Errorf("the tower shows %v", got)
+	}
+	if got := page(t, tower.Harness, acme, listBoxes{Color: "red"}).Data; len(got) != 1 {
+		t.Errorf("by the index: %v, want the box that is still red", got)
+	}
+	if got := labels(t, leader); len(got) != 1 {
+		t.Errorf("the leader shows %v", got)
+	}
+	again, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, json.RawMessage(`{"label":"cut","color":"red","secret":"s"}`))
+	if err != nil || !r.Replayed || r.State != "pending" || again.ID != b.ID || r.Once != nil {
+		t.Errorf("the same key: %+v, %v", r, err)
+	}
+	if _, _, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, newBox{Label: "other"}); edgetest.CodeOf(t, err) != "idempotency_key_reused" {
+		t.Errorf("the same key with another body: %v", err)
+	}
+	if got := edgetest.Code(t, tower.Harness, acme, makeBox.Name, newBox{Label: "cut"}); got != "already_exists" {
+		t.Errorf("unique in the overlay: got %s", got)
+	}
+	if got := edgetest.Code(t, tower.Harness, acme, troubleBox.Name, newBox{Label: "x"}); got != "quorum_lost" {
+		t.Errorf("a command that may not wait: got %s", got)
+	}
+	if got := edgetest.Ask[exec.OperationState](t, tower.Harness, acme, "sync.operation.get", exec.OperationRef{Operation: "k"}); got.State != "pending" || got.Durability != "node" {
+		t.Errorf("got %+v", got)
+	}
+	if events := edgetest.EventTypes(t, tower.Harness, "acme", 0); len(events) != 1 {
+		t.Errorf("events of what is pending: %v", events)
+	}
+	edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "meanwhile"})
+	tower.HealAndDrain()
+	for _, m := range c.Nodes {
+		if got := labels(t, m); len(got) != 3 || got["cut"] != "blue" {
+			t.Errorf("%s shows %v", m.Name, got)
+		}
+	}
+	c.Agree()
+	if got := edgetest.Ask[exec.OperationState](t, tower.Harness, acme, "sync.operation.get", exec.OperationRef{Operation: "k"}); got.State != "committed" {
+		t.Errorf("got %+v", got)
+	}
+	if events := edgetest.EventTypes(t, leader.Harness, "acme", 0); len(events) != 3 {
+		t.Errorf("got events %v", events)
+	}
+}
+
+func TestWhatWaitsSurvivesARestart(t *testing.T) {
+	t.Parallel()
+	c, _, tower := pair(t)
+	tower.CutAndNotice()
+	for i := range 20 {
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("b", i)})
+	}
+	tower = c.Restart(tower)
+	edgetest.Eventually(t, 10*time.Second, func() bool { return len(labels(t, tower)) == 20 }, func() string { return fmt.Sprint(labels(t, tower)) })
+	tower.HealAndDrain()
+	if got := labels(t, c.Leader()); len(got) != 20 {
+		t.Errorf("got %v", got)
+	}
+	c.Agree()
+	tower = c.Restart(tower)
+	if got := tower.Exec.Pending().Waiting; got != 0 {
+		t.Errorf("%d writes wait again", got)
+	}
+}
+
+func TestARefusedPendingWriteIsAConflict(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	red := edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "shared", Color: "white"})
+	tower.CutAndNotice()
+	taken, _, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "taken"}, makeBox.Name, json.RawMessage(`{"label":"a","secret":"hidden"}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	edgetest.Do[box](t, tower.Harness, acme, paintBox.Name, paint{red.ID, "red"})
+	edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "fine"})
+	edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a"})
+	edgetest.Do[box](t, leader.Harness, acme, paintBox.Name, paint{red.ID, "blue"})
+	tower.HealAndDrain()
+	c.Agree()
+	list := edgetest.Ask[edge.Page[exec.Conflict]](t, leader.Harness, acme, "sync.conflict.list", exec.ConflictList{Status: exec.ConflictOpen}).Data
+	codes := map[string]exec.Conflict{}
+	for _, f := range list {
+		codes[f.Reason.Code] = f
+	}
+	unique, field := codes["already_exists"], codes["field_conflict"]
+	if len(list) != 2 || unique.Operation != "taken" || unique.Node != tower.Name || unique.Decider != "test:write" || string(unique.Calls[0].In) != `{"label":"a"}` {
+		t.Fatalf("got %+v", list)
+	}
+	if len(field.Reason.Fields) != 1 || field.Reason.Fields[0].Pointer != "/color" {
+		t.Errorf("got %+v, want the member named", field.Reason)
+	}
+	if got := labels(t, tower); len(got) != 3 || got["shared"] != "blue" {
+		t.Errorf("the tower shows %v", got)
+	}
+	_, _, err = edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "taken"}, makeBox.Name, json.RawMessage(`{"label":"a","secret":"hidden"}`))
+	if got := edgetest.CodeOf(t, err); got != "sync_conflict" {
+		t.Errorf("asked again: got %s", got)
+	}
+	// Somebody decides: the field is set after all, and the box that could not be is made once its place is free.
+	edgetest.Do[exec.Conflict](t, tower.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: field.ID, Action: "retry"})
+	if got := edgetest.Code(t, leader.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: unique.ID, Action: "retry"}); got != "already_exists" {
+		t.Errorf("a retry that is still not allowed: got %s", got)
+	}
+	holder := page(t, leader.Harness, acme, listBoxes{}).Data
+	for _, b := range holder {
+		if b.Label == "a" {
+			edgetest.Do[edge.None](t, leader.Harness, acme, expireBox.Name, edge.DueInput{ID: b.ID, At: edgetest.Start})
+		}
+	}
+	edgetest.Do[exec.Conflict](t, leader.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: unique.ID, Action: "retry", Note: "the other one was a mistake"})
+	if got := edgetest.Code(t, leader.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: unique.ID, Action: "dismiss"}); got != "conflict_decided" {
+		t.Errorf("a second decision: got %s", got)
+	}
+	if got := labels(t, leader); got["shared"] != "red" || len(got) != 3 {
+		t.Errorf("got %v", got)
+	}
+	again, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "taken"}, makeBox.Name, json.RawMessage(`{"label":"a","secret":"hidden"}`))
+	if err != nil || !r.Replayed || again.ID != taken.ID {
+		t.Errorf("asked again after the decision: %+v, %v, id %s, want %s", r, err, again.ID, taken.ID)
+	}
+	c.Agree()
+	edgetest.NoDrift(t, leader.Harness)
+}
