@@ -57,6 +57,12 @@ func (s Stored) RecordVersion() uint64 { return s.Version }
 type Prep interface {
 	Actor() Actor
 	Now() time.Time
+	// ClockTrusted reports whether the node's clock may make things due. A time that is printed where it may not says so.
+	ClockTrusted() bool
+	// View is what the node shows at this moment. It is for limits, which are checked when a node says yes and must not be refused once a
+	// number is taken: CutOff of it is whether the node hears no leader now. What is decided here is not part of the intent, so nothing
+	// that must hold may rest on it.
+	View() View
 	// FirstID is what the first tx.NewID(prefix) of the handler will return: a sealed value is bound to its record.
 	FirstID(prefix string) ID
 	// Seal encrypts plaintext for the actor's tenant, bound to record and field.
@@ -70,7 +76,8 @@ type Prep interface {
 	// Next takes the next number of a series owned by this node; a number is used at most once, also after a crash.
 	Next(series string) (uint64, error)
 	// Link takes the next number of a series owned by this node, chains it to the one before and signs it with what it numbers. A command
-	// that takes one must not be refused afterwards: the number would be missing from the chain.
+	// that takes one must not be refused afterwards: the number would be missing from the chain. It is of class Money: repeated with the
+	// same key after a failure, what Prepare made the first time is used again, numbers included. A dry run takes none.
 	Link(series string, content func(number uint64) any) (Link, error)
 }
 

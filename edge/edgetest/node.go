@@ -4,6 +4,8 @@ package edgetest
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -96,6 +98,7 @@ func open(t testing.TB, dir string, opts ...Option) *Harness {
 	h := &Harness{T: t, Machine: m, Store: st, Vault: v, Clock: &Clock{now: Start}, Dir: dir, index: m.AppliedIndex()}
 	cfg := kernel.Config{
 		Machine: m, Store: st, Secrets: Secrets{v, dir}, Now: h.Clock.Now, Logger: log, Strict: true,
+		Node: "n1", Sign: signAs("n1"),
 	}
 	for _, o := range opts {
 		o(&cfg)
@@ -104,6 +107,18 @@ func open(t testing.TB, dir string, opts ...Option) *Harness {
 	must(t, err)
 	t.Cleanup(h.Close)
 	return h
+}
+
+// Key is the public key with which a node of this name signs its links.
+func Key(node string) ed25519.PublicKey { return keyOf(node).Public().(ed25519.PublicKey) }
+
+func keyOf(node string) ed25519.PrivateKey {
+	seed := sha256.Sum256([]byte(node))
+	return ed25519.NewKeyFromSeed(seed[:])
+}
+
+func signAs(node string) func([]byte) []byte {
+	return func(message []byte) []byte { return ed25519.Sign(keyOf(node), message) }
 }
 
 // Close stops the node; calling it twice is harmless.

@@ -249,9 +249,9 @@ func apply(t edge.Tx, id edge.ID) error {
 
 // redo evaluates another intent's calls inside a transaction.
 func (x *Exec) redo(t *tx, in *Intent) error {
-	scope, call, ids, ack := t.scope, t.call, t.ids, t.ack
-	defer func() { t.scope, t.call, t.ids, t.ack = scope, call, ids, ack }()
-	t.scope, t.ack = in.scoped(), true
+	scope, call, ids, ack, at := t.scope, t.call, t.ids, t.ack, t.at
+	defer func() { t.scope, t.call, t.ids, t.ack, t.at = scope, call, ids, ack, at }()
+	t.scope, t.ack, t.at = in.scoped(), true, in.At
 	reply := edge.Reply{Version: t.Version() + 1}
 	for i, c := range in.Calls {
 		op := x.ops[c.Op]

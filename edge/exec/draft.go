@@ -15,7 +15,12 @@ type view struct {
 	state *State
 	actor edge.Actor
 	now   time.Time
+
+	cutOff bool // the node hears no leader, for a command's Prepare
 }
+
+// CutOff is what edge.CutOff asks.
+func (v *view) CutOff() bool { return v.cutOff }
 
 func (v *view) Actor() edge.Actor { return v.actor }
 func (v *view) Version() uint64   { return v.state.Version() }
@@ -90,22 +95,31 @@ type tx struct {
 	draft  *draft
 	intent *Intent
 	writes layer
-	scope  string // namespace of the ids that are made: the operation's
-	ack    bool   // a node has said yes to it already
-	call   int    // which call of a batch runs
+	scope  string    // namespace of the ids that are made: the operation's
+	at     time.Time // when a node accepted it, zero for none
+	ack    bool      // a node has said yes to it already
+	call   int       // which call of a batch runs
 	ids    int
 	events []emitted
 	ran    int // events whose flows have run
 }
 
 func (d *draft) begin(in *Intent) *tx {
-	return &tx{draft: d, intent: in, scope: in.scoped(), ack: in.Acknowledged, writes: layer{}}
+	return &tx{draft: d, intent: in, scope: in.scoped(), at: in.At, ack: in.Acknowledged, writes: layer{}}
 }
 
 func (t *tx) Actor() edge.Actor  { return t.intent.Actor }
 func (t *tx) Version() uint64    { return t.draft.state.Version() }
 func (t *tx) Now() time.Time     { return t.draft.now }
 func (t *tx) Acknowledged() bool { return t.ack }
+
+// AcceptedAt is what edge.AcceptedAt asks.
+func (t *tx) AcceptedAt() time.Time {
+	if t.at.IsZero() || t.at.After(t.Now()) {
+		return t.Now()
+	}
+	return t.at
+}
 
 // CutOff is what edge.CutOff asks.
 func (t *tx) CutOff() bool { return t.draft.cutOff }

@@ -192,7 +192,7 @@ func inCall(i int, err error) error {
 
 // dryRun evaluates on the present state, answers what would happen, and commits nothing. It needs no quorum.
 func (x *Exec) dryRun(in *Intent) (edge.Reply, error) {
-	if _, err := x.prepare(in); err != nil {
+	if _, err := x.prepare(in, true); err != nil {
 		return edge.Reply{}, err
 	}
 	st := x.look()

@@ -229,7 +229,7 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 
 // admit prepares a new intent and sends it where it is evaluated: into the queue of rounds on the leader, else over to it.
 func (x *Exec) admit(ctx context.Context, w *waiter) {
-	once, err := x.prepare(w.intent)
+	once, err := x.prepare(w.intent, false)
 	if err == nil {
 		w.once = once
 		err = x.send(ctx, w)

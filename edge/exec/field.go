@@ -61,6 +61,13 @@ func (x *Exec) compared(v edge.View, in *Intent) (record map[string]json.RawMess
 		return nil, 0, nil, fmt.Errorf("decode input of %s: %w", op.Name, err)
 	}
 	delete(input, "id")
+	var removed []string // members that the change takes away by name
+	if json.Unmarshal(input["clear"], &removed) == nil && op.In.Field("clear") != nil {
+		delete(input, "clear")
+		for _, name := range removed {
+			input[name] = nil
+		}
+	}
 	return record, version, input, nil
 }
 
