@@ -71,7 +71,7 @@ func TestTheDrainerLetsABurstPass(t *testing.T) {
 		}
 		more(500) // as many as are read at once
 		const took = 10 * time.Millisecond
-		x := &slowLog{took: took, arrive: func() { more(17) }} // each commit holds 16 sessions
+		x := &slowLog{took: took, arrive: func() { more(33) }} // each commit holds 32 sessions
 		begin := time.Now()
 		pace(t, x, j, func() bool { return time.Since(begin) > 15*time.Second })
 		for i := 2; i < len(x.ends); i++ {
@@ -79,7 +79,7 @@ func TestTheDrainerLetsABurstPass(t *testing.T) {
 			if x.ends[i-1].Sub(begin) > 10*time.Second {
 				want = 2 * took
 			}
-			if x.facts[i] != 16 || x.facts[i-1] != 16 {
+			if x.facts[i] != 32 || x.facts[i-1] != 32 {
 				continue // the rest of a read
 			}
 			if got := x.ends[i].Sub(x.ends[i-1]); got != want {

@@ -59,7 +59,7 @@ var recordSessions = edge.Command[RecordInput, RecordOutput]{
 		if err != nil {
 			return RecordOutput{}, err
 		}
-		r := recorder{tx: tx, moved: map[edge.ID]bool{}}
+		r := newRecorder(tx)
 		out := RecordOutput{Position: max(d.Position, in.To)}
 		for i := range in.Facts {
 			if in.Facts[i].Seq <= d.Position {
@@ -101,6 +101,24 @@ type recorder struct {
 	tx    edge.Tx
 	order []edge.ID // sessions whose totals or end moved, first touched first
 	moved map[edge.ID]bool
+	terms map[edge.ID]Policy // that were looked up: many sessions share one
+}
+
+func newRecorder(tx edge.Tx) recorder {
+	return recorder{tx: tx, moved: map[edge.ID]bool{}, terms: map[edge.ID]Policy{}}
+}
+
+// policy finds a policy; nil if there is none.
+func (r *recorder) policy(id edge.ID) (*Policy, error) {
+	if p, ok := r.terms[id]; ok {
+		return &p, nil
+	}
+	p, ok, err := policies.Find(r.tx, id)
+	if err != nil || !ok {
+		return nil, err
+	}
+	r.terms[id] = p
+	return &p, nil
 }
 
 func (r *recorder) record(f *Fact) error {
@@ -236,11 +254,11 @@ func (r *recorder) attribute(s *Session, f *Fact) error {
 	}
 	if known {
 		s.Customer = a.Customer
-		p, ok, err := policies.Find(r.tx, a.Policy)
+		p, err := r.policy(a.Policy)
 		if err != nil {
 			return err
 		}
-		if ok {
+		if p != nil {
 			s.Interim = p.InterimInterval
 			s.CapKbps = max(p.DownKbps, p.UpKbps, p.BurstDownKbps, p.BurstUpKbps)
 		}
@@ -400,7 +418,7 @@ var rebootNAS = edge.Command[rebootInput, rebootOutput]{
 			}
 			run = append(run, s)
 		}
-		r := recorder{tx: tx, moved: map[edge.ID]bool{}}
+		r := newRecorder(tx)
 		for i := range run {
 			r.end(&run[i], at, causeNASReboot, true)
 			if err := sessions.Put(tx, &run[i]); err != nil {
@@ -423,7 +441,7 @@ var sessionDue = edge.Command[edge.DueInput, edge.None]{
 		if err != nil || !ok || tx.Now().Before(s.DueAt) {
 			return edge.None{}, err
 		}
-		r := recorder{tx: tx, moved: map[edge.ID]bool{}}
+		r := newRecorder(tx)
 		switch s.State {
 		case SessionStateActive:
 			s.State, s.Cause, s.Inferred, s.EndedAt = SessionStateStale, causeLostService, true, new(s.SeenAt)
