@@ -359,7 +359,7 @@ func (p *productBench) loss() {
 	p.table.row("accounting lost, 1,024 outstanding", fmt.Sprintf("%d of %d at %.0f/s, p99 %s", res.Good, requests, res.Rate(), res.P99.Round(time.Millisecond)), "", float64(res.Lost+res.Bad), atMost(0, ""))
 	backlog := float64(0)
 	begin := time.Now()
-	p.node.until(3*time.Minute, "the journal to be drained", func() error {
+	p.node.until(10*time.Minute, "the journal to be drained", func() error {
 		// Both since the process began, so that an older backlog cannot stand in for a record that is missing.
 		if backlog = p.acknowledged() - p.node.counter("wispgate_radius_drained_total"); backlog > 0 {
 			time.Sleep(100 * time.Millisecond)

@@ -12,7 +12,7 @@ import (
 // The profile for a board with 64 MB, and for everything larger too: one profile is one behaviour. Each figure is the outcome of a measurement; DESIGN.md in this folder says which.
 const (
 	memTableSize   = 2 << 20
-	tableSize      = 256 << 10
+	tableSize      = 512 << 10
 	levelSize      = 32 << 20
 	valueThreshold = 128 << 10 // above every value, so the value log stays empty and needs no collection
 	valueLogSize   = 4 << 20
@@ -28,8 +28,8 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 		WithNumMemtables(2).
 		WithBaseTableSize(tableSize).
 		WithBaseLevelSize(levelSize).
-		WithNumLevelZeroTables(4).
-		WithNumLevelZeroTablesStall(8).
+		WithNumLevelZeroTables(8).
+		WithNumLevelZeroTablesStall(16).
 		WithNumCompactors(2).
 		WithNumGoroutines(1).
 		WithCompression(options.None).
