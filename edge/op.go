@@ -297,6 +297,9 @@ type Executor interface {
 	Do(ctx context.Context, r Request) (Reply, error)
 	// Ask answers a query from the local state, waiting (within ctx) until it has reached minVersion.
 	Ask(ctx context.Context, a Actor, op string, in json.RawMessage, minVersion uint64) (out any, version uint64, err error)
+	// ReadVersion returns a version that includes everything acknowledged by any node before the call: asked with it as minVersion, a query
+	// is linearizable. It needs the leader.
+	ReadVersion(ctx context.Context) (version uint64, err error)
 }
 
 // Do encodes in and runs one command: what workers and flows call.

@@ -20,6 +20,13 @@ const (
 
 // query answers a read.
 func (s *Server) query(ctx context.Context, x *exchange) *edge.Error {
+	if x.strong {
+		version, err := s.ports.Executor.ReadVersion(ctx)
+		if err != nil {
+			return s.seen(x, err)
+		}
+		x.minimum = max(x.minimum, version)
+	}
 	out, version, err := s.ports.Executor.Ask(ctx, x.who.Actor, x.rt.op.Name, x.in, x.minimum)
 	if err != nil {
 		return s.seen(x, err)

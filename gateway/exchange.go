@@ -53,6 +53,7 @@ type state struct {
 	ifMatch uint64
 	dryRun  bool
 	minimum uint64
+	strong  bool // the read goes through the leader
 	wrapped bool // the client asked for the envelope
 }
 

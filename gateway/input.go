@@ -126,6 +126,14 @@ func (x *exchange) reservedParam(name string, value []byte) bool {
 			x.check.Violate("query", name, "is not a version", "send the Wispgate-Version-Written of the write")
 		}
 		x.minimum = n
+	case name == paramStrong && !x.rt.writes() && x.rt.op != nil:
+		switch string(value) {
+		case "strong":
+			x.strong = true
+		case "local":
+		default:
+			x.check.Violate("query", name, "is not one of the allowed values", "send local or strong")
+		}
 	default:
 		return false
 	}

@@ -160,7 +160,7 @@ func (g *generator) parameter(op *edge.Op, name, in string) obj {
 }
 
 func reservedParameters(rt *route) (params []any) {
-	names := []string{"min_version"}
+	names := []string{"min_version", "consistency"}
 	if rt.writes() {
 		names = []string{"idempotency_key", "dry_run"}
 		if rt.op != nil && rt.op.NeedsMatch {

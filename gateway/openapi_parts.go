@@ -65,6 +65,11 @@ var commonParameters = obj{
 		"description": "Wait, within a short deadline, until this node has reached the version: read your writes on another node.",
 		"schema":      obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)},
 	},
+	"consistency": obj{
+		"name": "consistency", "in": "query", "required": false,
+		"description": "local answers from this node at once; strong asks the leader first, so that everything acknowledged anywhere before is seen, and is refused without a quorum.",
+		"schema":      obj{"type": "string", "enum": []any{"local", "strong"}, "default": "local"},
+	},
 	"if_match":          ifMatchParameter(false),
 	"if_match_required": ifMatchParameter(true),
 	"if_none_match": obj{

@@ -62,6 +62,7 @@ func (rt *route) writes() bool { return rt.op != nil && rt.op.Command || rt.own 
 // reserved are the query parameters that the gateway itself reads.
 const (
 	paramMinVersion = "min_version" // reads wait until the node has reached this version
+	paramStrong     = "consistency" // strong: reads go through the leader
 	paramDryRun     = "dry_run"     // commands are evaluated and answered, not committed
 )
 
@@ -177,7 +178,7 @@ func compileRoute(r edge.Route) (rt *route, errs []error) {
 	}
 	rt.query = map[string]*plan.Param{}
 	for _, p := range params {
-		if p.Name == paramMinVersion || p.Name == paramDryRun {
+		if p.Name == paramMinVersion || p.Name == paramStrong || p.Name == paramDryRun {
 			errs = append(errs, fmt.Errorf("the input's member %s is a parameter of the gateway", p.Name))
 		}
 		rt.query[p.Name] = p

@@ -68,7 +68,7 @@ func (s *Server) run(x *exchange) *edge.Error {
 		return e
 	}
 	ctx := s.base
-	if x.rt.care.lane == writeLane || x.minimum > 0 || x.rt.own != nil {
+	if x.rt.care.lane == writeLane || x.minimum > 0 || x.strong || x.rt.own != nil {
 		c, cancel := context.WithTimeout(ctx, x.rt.care.timeout)
 		defer cancel()
 		ctx = c

@@ -174,6 +174,7 @@ func TestListsAndTheirParameters(t *testing.T) {
 		"cheap=yes":                       "has the wrong type",
 		"names=a&names=b&names=c&names=d": "has too many items",
 		"min_version=x":                   "is not a version",
+		"consistency=eventual":            "is not one of the allowed values",
 		"Limit=1":                         "is not a known parameter",
 	} {
 		a := m.call("GET", collection+"?"+query, "full", "")
@@ -194,6 +195,8 @@ func TestReadYourWrites(t *testing.T) {
 	if m.want(a, 200, ""); a.Header.Get("Wispgate-Version-Read") != version {
 		t.Errorf("got version read %q, want %s", a.Header.Get("Wispgate-Version-Read"), version)
 	}
+	m.want(m.call("GET", collection+"?consistency=strong", "full", ""), 200, "")
+	m.want(m.call("GET", collection+"?consistency=local", "full", ""), 200, "")
 }
 
 func TestBatches(t *testing.T) {

@@ -75,8 +75,15 @@ func (c *Cluster) Leader() *Member { return c.Nodes[0] }
 // Restart stops a node, as kill -9 would but for its caches, and opens it again. It stays cut off if it was.
 func (c *Cluster) Restart(m *Member) *Member {
 	c.t.Helper()
+	return c.RestartWith(m, func(string) {})
+}
+
+// RestartWith is Restart with something done to the node's folder while it is down.
+func (c *Cluster) RestartWith(m *Member, do func(dir string)) *Member {
+	c.t.Helper()
 	m.Close()
 	must(c.t, m.Pending.Close())
+	do(m.Dir)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i, old := range c.Nodes {
@@ -186,6 +193,18 @@ func (m *Member) HealAndDrain() {
 	Eventually(m.cluster.t, patience, func() bool { return m.Exec.Pending().Waiting == 0 && !m.CutOff() }, func() string {
 		return fmt.Sprintf("%+v", m.Exec.Pending())
 	})
+}
+
+// SpilledKeys counts the effects of pending writes that the node keeps in its store.
+func (m *Member) SpilledKeys() (n int) {
+	m.cluster.t.Helper()
+	snap := m.Store.Snapshot()
+	defer snap.Close()
+	must(m.cluster.t, snap.Scan([]byte("n/overlay/"), nil, func([]byte, []byte) (bool, error) {
+		n++
+		return true, nil
+	}))
+	return n
 }
 
 // Agree fails the test unless all nodes that are linked have the same state.

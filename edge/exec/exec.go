@@ -186,7 +186,8 @@ func (x *Exec) Start(ctx context.Context, log Log) {
 	x.wg.Go(func() { x.dueLoop(ctx) })
 	x.wg.Go(func() { x.janitor(ctx) })
 	if x.cfg.Queue != nil {
-		x.wg.Go(func() { x.rebaseLoop(ctx) })
+		r := x.takeUpQueue()
+		x.wg.Go(func() { r.run(ctx) })
 	}
 	for _, f := range x.after {
 		x.wg.Go(func() { x.afterLoop(ctx, f) })

@@ -24,7 +24,7 @@ type request struct {
 type response struct {
 	Answers []outcome `json:"answers,omitempty"` // of the intents, in order
 	Version uint64    `json:"version,omitempty"` // for Read
-	Mark    uint64    `json:"mark,omitempty"`
+	Mark    *settled  `json:"mark,omitempty"`
 }
 
 // outcome is what became of one intent: a reply, or an error.
@@ -181,7 +181,7 @@ func (x *Exec) Serve(ctx context.Context, body []byte) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		resp.Mark = mark
+		resp.Mark = &mark
 	}
 	return json.Marshal(resp)
 }

@@ -1,6 +1,8 @@
 package exec
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strconv"
 
 	"wispgate/edge"
@@ -18,12 +20,36 @@ type Origin struct {
 
 func originKey(o Origin) string { return "#pending/" + o.Node + "/" + o.Queue }
 
+// settled is how far a queue has been taken over: the last place, and a digest of what stood there, by which an old copy of a disk shows.
+type settled struct {
+	Seq    uint64 `json:"seq"`
+	Digest string `json:"digest,omitempty"`
+}
+
+func (s settled) row() []byte { return append(number(s.Seq), s.Digest...) }
+
+func parseSettled(raw []byte) settled {
+	if len(raw) < 8 {
+		return settled{}
+	}
+	return settled{toNumber(raw[:8]), string(raw[8:])}
+}
+
+// place is the intent's own row.
+func (in *Intent) place() settled { return settled{in.Origin.Seq, in.digestOfPlace()} }
+
+// digestOfPlace tells the intent from others that might stand in the same place.
+func (in *Intent) digestOfPlace() string {
+	sum := sha256.Sum256([]byte(in.scoped() + "\n" + in.Digest))
+	return hex.EncodeToString(sum[:8])
+}
+
 // originMark is the last settled place of the queue.
-func (x *Exec) originMark(o Origin) (uint64, error) {
+func (x *Exec) originMark(o Origin) (settled, error) {
 	st := x.cfg.Machine.Snapshot()
 	defer st.Close()
 	raw, _, err := st.Get(originKey(o))
-	return toNumber(raw), err
+	return parseSettled(raw), err
 }
 
 // inOrder answers an intent whose place in its queue is settled, and sends back one that comes before its turn.
@@ -32,7 +58,7 @@ func (x *Exec) inOrder(d *draft, in *Intent) (reply edge.Reply, done bool, err e
 	if err != nil {
 		return reply, false, err
 	}
-	switch mark := toNumber(raw); {
+	switch mark := parseSettled(raw).Seq; {
 	case mark >= in.Origin.Seq:
 		reply, ok, err := x.recorded(d, in)
 		if !ok || err != nil { // its answer is no longer kept, or belongs to another

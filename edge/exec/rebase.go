@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/journal"
+	"wispgate/edge/store"
 )
 
 // The rebase brings the queue to the cluster, in order, and keeps the overlay what it should be: the queue's rest, evaluated on the state
@@ -33,9 +35,11 @@ type rebaser struct {
 	*Exec
 	lost, found int // looks in a row without and with a leader
 	retry       time.Duration
-	notBefore   time.Time // for the next attempt to hand intents over
-	known       bool      // the cluster's mark of this queue was asked since contact was found
-	after       uint64    // that mark
+	hold        <-chan time.Time // no attempt to hand intents over before it fires; nil: none to wait for
+	broken      error            // why the queue cannot be read
+	queue       string           // name of the queue
+	known       bool             // the cluster's mark of this queue was asked since contact was found
+	after       uint64           // that mark
 
 	base       uint64    // version the overlay was rebuilt on
 	settled    uint64    // place up to which it then was
@@ -43,12 +47,21 @@ type rebaser struct {
 	litter     bool      // earlier overlays may have left effects in the store
 }
 
-func (x *Exec) rebaseLoop(ctx context.Context) {
+// takeUpQueue looks at what the queue holds, before anything else may pass it.
+func (x *Exec) takeUpQueue() *rebaser {
 	r := &rebaser{Exec: x, litter: true}
-	if err := r.load(ctx); err != nil && ctx.Err() == nil {
-		x.cfg.Logger.Error("pending writes cannot be read; this node takes none until it is mended", "code", "pending_unreadable", "error", err)
+	r.broken = r.begin()
+	return r
+}
+
+func (r *rebaser) run(ctx context.Context) {
+	err := r.broken
+	if err == nil {
+		err = r.load(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		r.cfg.Logger.Error("pending writes cannot be read; this node takes none until it is mended", "code", "pending_unreadable", "error", err)
 		<-ctx.Done()
-		return
 	}
 	tick := time.NewTicker(r.lookEvery())
 	defer tick.Stop()
@@ -61,7 +74,9 @@ func (x *Exec) rebaseLoop(ctx context.Context) {
 		select {
 		case <-tick.C:
 			r.contact()
-		case <-x.pending.kick:
+		case <-r.hold:
+			r.hold = nil
+		case <-r.pending.kick:
 		case <-ctx.Done():
 		}
 	}
@@ -90,22 +105,35 @@ func (r *rebaser) contact() {
 	}
 }
 
-// load puts what the queue held at the start into the overlay.
-func (r *rebaser) load(ctx context.Context) error {
-	q, p := r.cfg.Queue, &r.pending
+// begin finds out which part of the queue the cluster has not taken over, as far as this node knows.
+func (r *rebaser) begin() (err error) {
+	if r.queue, err = r.queueName(); err != nil {
+		return err
+	}
 	mark, err := r.originMark(r.origin())
 	if err != nil {
 		return err
 	}
-	first := max(mark, q.First()-1) + 1
 	gen, err := r.newestSpill()
 	if err != nil {
 		return err
 	}
-	p.mu.Lock()
+	q, p := r.cfg.Queue, &r.pending
+	same, err := r.holds(mark)
+	if err != nil {
+		return err
+	}
+	first := q.First()
+	if same {
+		first = max(mark.Seq+1, first)
+	}
 	p.gen, p.taken, p.next = gen+1, first-1, first
-	p.waiting.Store(int64(q.Next() - min(first, q.Next())))
-	p.mu.Unlock()
+	p.waiting.Store(int64(q.Next() - first))
+	return nil
+}
+
+// load puts what the queue held at the start into the overlay.
+func (r *rebaser) load(ctx context.Context) error {
 	for {
 		n, err := r.extend(ctx)
 		if err != nil {
@@ -115,10 +143,10 @@ func (r *rebaser) load(ctx context.Context) error {
 			break
 		}
 	}
-	p.mu.Lock()
-	p.loaded = true
-	p.mu.Unlock()
-	return q.Trim(first - 1)
+	r.pending.mu.Lock()
+	defer r.pending.mu.Unlock()
+	r.pending.loaded = true
+	return nil
 }
 
 // extend evaluates a page of the queue at the overlay's end.
@@ -143,7 +171,39 @@ func (r *rebaser) extend(ctx context.Context) (n int, err error) {
 }
 
 func (r *rebaser) origin() Origin {
-	return Origin{Node: r.cfg.Node, Queue: fmt.Sprintf("%x", r.cfg.Queue.Incarnation())}
+	return Origin{Node: r.cfg.Node, Queue: r.queue}
+}
+
+const queueNameKey = store.Local + "pending/queue"
+
+// queueName is what the cluster knows this queue by: its incarnation, unless it was given another name.
+func (r *rebaser) queueName() (string, error) {
+	snap := r.cfg.Store.Snapshot()
+	defer snap.Close()
+	own := fmt.Sprintf("%x", r.cfg.Queue.Incarnation())
+	raw, err := snap.Get([]byte(queueNameKey))
+	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.HasPrefix(string(raw), own+".") {
+		return own, nil
+	}
+	return string(raw), err
+}
+
+// rename gives the queue another name: the cluster has settled places under the present one that this queue does not have, so its disk is
+// an older copy of itself, and new intents would take places that count as settled. The operation ids keep from counting twice what was
+// settled already.
+func (r *rebaser) rename(mark uint64) error {
+	name := fmt.Sprintf("%x.%d", r.cfg.Queue.Incarnation(), mark)
+	if name == r.queue {
+		name += "x"
+	}
+	var b store.Batch
+	b.Put([]byte(queueNameKey), []byte(name))
+	if err := r.cfg.Store.CommitReserved(&b); err != nil {
+		return err
+	}
+	r.cfg.Logger.Warn("the queue of pending writes is older than the cluster knows it: an old copy of this node's disk was started", "code", "queue_older", "settled", mark)
+	r.queue, r.after = name, 0
+	return nil
 }
 
 // read visits intents of the queue from a place on.
@@ -185,14 +245,13 @@ func (x *Exec) reevaluate(st *State, in *Intent) *tx {
 
 // drain hands a page of the queue to the cluster; busy says that there is more to do at once.
 func (r *rebaser) drain(ctx context.Context) (busy bool) {
-	now := r.cfg.Now()
-	if r.pending.idle() || r.pending.cut.Load() || !r.log.Contact() || now.Before(r.notBefore) {
+	if r.hold != nil || r.pending.idle() || r.pending.cut.Load() || !r.log.Contact() {
 		return false
 	}
 	n, err := r.handOver(ctx)
 	if err != nil {
 		r.retry = min(max(2*r.retry, retryLeast), retryMost)
-		r.notBefore = now.Add(r.retry)
+		r.hold = time.After(r.retry)
 		why := err.Error()
 		if r.pending.failing.Swap(&why) == nil && ctx.Err() == nil {
 			r.cfg.Logger.Warn("pending writes cannot be handed over, trying again", "error", err)
@@ -243,30 +302,54 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 }
 
 // agree asks, once for each time contact was found, how far the cluster has taken this queue over.
-func (r *rebaser) agree(ctx context.Context) (err error) {
+func (r *rebaser) agree(ctx context.Context) error {
 	if r.known {
 		return nil
 	}
-	o := r.origin()
-	if r.log.IsLeader() {
-		if err := r.log.Linearize(ctx); err != nil {
-			return err
-		}
-		r.after, err = r.originMark(o)
-	} else {
-		var resp response
-		resp, err = r.ask(ctx, request{Mark: &o})
-		r.after = resp.Mark
-		if err == nil {
-			err = r.WaitVersion(ctx, resp.Version)
-		}
-	}
+	mark, err := r.askMark(ctx)
 	if err != nil {
 		return err
 	}
-	r.known = true
-	r.took(r.after)
+	same, err := r.holds(mark)
+	if err != nil {
+		return err
+	}
+	if !same {
+		return r.rename(mark.Seq)
+	}
+	r.known, r.after = true, mark.Seq
+	r.took(mark.Seq)
 	return nil
+}
+
+func (r *rebaser) askMark(ctx context.Context) (settled, error) {
+	o := r.origin()
+	if r.log.IsLeader() {
+		if err := r.log.Linearize(ctx); err != nil {
+			return settled{}, err
+		}
+		return r.originMark(o)
+	}
+	resp, err := r.ask(ctx, request{Mark: &o})
+	if err != nil {
+		return settled{}, err
+	}
+	if resp.Mark == nil {
+		return settled{}, edge.ErrUnknown.Error(edge.Unavailable)
+	}
+	return *resp.Mark, r.WaitVersion(ctx, resp.Version)
+}
+
+// holds reports whether the queue has what the cluster settled last. What was trimmed was settled when this disk knew of it.
+func (r *rebaser) holds(mark settled) (same bool, err error) {
+	if mark.Seq < r.cfg.Queue.First() {
+		return true, nil
+	}
+	err = r.read(mark.Seq, 1, func(in *Intent, _ uint64) error {
+		same = in.digestOfPlace() == mark.Digest
+		return nil
+	})
+	return same, err
 }
 
 // page reads the next intents to hand over, as many as one request holds.
@@ -308,7 +391,6 @@ func (r *rebaser) took(seq uint64) {
 		p.mu.Unlock()
 		return
 	}
-	seq = min(seq, r.cfg.Queue.Next()-1)
 	p.waiting.Add(-int64(seq - p.taken))
 	p.taken = seq
 	p.mu.Unlock()

@@ -119,7 +119,7 @@ func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, f
 		return reply, err, false
 	}
 	if in.Origin != nil {
-		t.kernelPut(originKey(*in.Origin), number(in.Origin.Seq))
+		t.kernelPut(originKey(*in.Origin), in.place().row())
 	}
 	size := t.size()
 	switch {

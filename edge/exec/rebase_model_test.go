@@ -1,0 +1,209 @@
+package exec_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"wispgate/edge"
+	"wispgate/edge/edgetest"
+	"wispgate/edge/exec"
+)
+
+// Whatever a tower acknowledged is in the cluster once or stands in the list of conflicts, whatever happened in between: cuts, restarts,
+// lost answers, and the others' writes.
+func TestNothingAcknowledgedIsLostOrDoubled(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		c, leader, tower := pair(t, func(c *exec.Config) { c.Patience = 20 * time.Millisecond })
+		m := &rebaseModel{t: t, acked: map[string]string{}, boxes: map[string]edge.ID{}}
+		cut := false
+		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
+			switch step := rapid.SampledFrom([]string{"make", "make", "make", "paint", "leader", "cut", "heal", "restart", "lose", "again"}).Draw(rt, "step"); step {
+			case "make", "again":
+				label := fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label"))
+				m.make(tower, label)
+				if step == "again" {
+					m.make(tower, label)
+				}
+			case "paint":
+				m.paint(rt, tower)
+			case "leader":
+				m.make(leader, fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label")))
+			case "cut":
+				if !cut {
+					tower.CutAndNotice()
+					cut = true
+				}
+			case "heal":
+				if cut {
+					tower.HealAndDrain()
+					cut = false
+				}
+			case "restart":
+				tower = c.Restart(tower)
+			case "lose":
+				tower.LoseAnswers(rapid.IntRange(1, 3).Draw(rt, "answers"))
+			}
+		}
+		tower.LoseAnswers(0)
+		tower.HealAndDrain()
+		c.Agree()
+		m.compare(leader)
+		edgetest.NoDrift(t, leader.Harness)
+		for _, n := range c.Nodes {
+			n.Close()
+		}
+	})
+}
+
+// rebaseModel is what clients were told.
+type rebaseModel struct {
+	t     *testing.T
+	n     int
+	acked map[string]string  // operation key -> label
+	boxes map[string]edge.ID // label -> the box that somebody was told of
+}
+
+func (m *rebaseModel) do(n *edgetest.Member, op string, in any) (b box, key string, ok bool) {
+	m.n++
+	key = fmt.Sprint("key", m.n)
+	var err error
+	edgetest.Eventually(m.t, 20*time.Second, func() bool { // a client that is told to ask again does, with the same key
+		b, _, err = edgetest.Try[box](n.Harness, acme, edge.Request{Key: key}, op, in)
+		e, _ := edge.AsError(err)
+		return err == nil || e.Kind != edge.Unavailable
+	}, func() string { return fmt.Sprint(key, ": ", err) })
+	return b, key, err == nil
+}
+
+func (m *rebaseModel) make(n *edgetest.Member, label string) {
+	if b, key, ok := m.do(n, makeBox.Name, newBox{Label: label}); ok {
+		m.acked[key], m.boxes[label] = label, b.ID
+	}
+}
+
+func (m *rebaseModel) paint(rt *rapid.T, n *edgetest.Member) {
+	for _, id := range m.boxes {
+		m.do(n, paintBox.Name, paint{id, rapid.SampledFrom([]string{"red", "blue"}).Draw(rt, "color")})
+		return
+	}
+}
+
+// compare looks for every acknowledged box in the true state and in the conflicts.
+func (m *rebaseModel) compare(leader *edgetest.Member) {
+	m.t.Helper()
+	have, conflict := map[string]int{}, map[string]bool{}
+	in := listBoxes{ListInput: edge.ListInput{Limit: 200}}
+	for _, b := range page(m.t, leader.Harness, acme, in).Data {
+		have[b.Label]++
+	}
+	list := edgetest.Ask[edge.Page[exec.Conflict]](m.t, leader.Harness, acme, "sync.conflict.list", exec.ConflictList{ListInput: edge.ListInput{Limit: 200}})
+	for _, f := range list.Data {
+		conflict[f.Operation] = true
+	}
+	for key, label := range m.acked {
+		if have[label] != 1 && !conflict[key] {
+			m.t.Fatalf("%s made %s and was told so; it is there %d times and no conflict", key, label, have[label])
+		}
+	}
+	for label, n := range have {
+		if n != 1 {
+			m.t.Fatalf("%s is there %d times", label, n)
+		}
+	}
+}
+
+// A node that starts with an old copy of its disk takes places in its queue that the cluster has settled already. They must not pass for
+// settled.
+func TestAnOldCopyOfTheQueueLosesNothing(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	tower.CutAndNotice()
+	edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "first"})
+	tower.HealAndDrain()
+	old := t.TempDir()
+	if err := os.CopyFS(old, os.DirFS(filepath.Join(tower.Dir, "pending"))); err != nil {
+		t.Fatal(err)
+	}
+	tower.CutAndNotice()
+	for i := range 5 {
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("second", i)})
+	}
+	tower.HealAndDrain()
+	tower.CutAndNotice()
+	tower = c.RestartWith(tower, func(dir string) {
+		queue := filepath.Join(dir, "pending")
+		if err := errors.Join(os.RemoveAll(queue), os.CopyFS(queue, os.DirFS(old))); err != nil {
+			t.Fatal(err)
+		}
+	})
+	edgetest.Eventually(t, 10*time.Second, tower.CutOff, func() string { return "not noticed" })
+	for i := range 8 {
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("third", i)})
+	}
+	tower.HealAndDrain()
+	if got := labels(t, leader); len(got) != 14 {
+		t.Errorf("got %d boxes, want 14: %v", len(got), got)
+	}
+	c.Agree()
+}
+
+// A long queue moves its effects to the store, and everything reads as before.
+func TestALongQueueSpillsAndReadsTheSame(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	tower.CutAndNotice()
+	const n = 1500
+	long := edge.Common{Metadata: map[string]string{"note": strings.Repeat("x", 2000)}}
+	for i := range n {
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Common: long, Label: fmt.Sprint(i), Color: []string{"red", "blue"}[i%2]})
+	}
+	check := func(m *edgetest.Member) {
+		t.Helper()
+		seen := 0
+		in := listBoxes{Color: "red", ListInput: edge.ListInput{Limit: 200}}
+		for {
+			p := page(t, m.Harness, acme, in)
+			seen += len(p.Data)
+			if in.Cursor = p.NextCursor; !p.HasMore {
+				break
+			}
+		}
+		if seen != n/2 {
+			t.Errorf("%s has %d red boxes, want %d", m.Name, seen, n/2)
+		}
+	}
+	check(tower)
+	tower = c.Restart(tower)
+	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.Exec.Pending().Waiting == n && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
+	check(tower)
+	tower.HealAndDrain()
+	check(leader)
+	check(tower)
+	c.Agree()
+	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
+}
+
+func TestAReadThroughTheLeaderSeesEverythingAndNeedsIt(t *testing.T) {
+	t.Parallel()
+	c, leader, tower := pair(t)
+	edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a"})
+	v, err := tower.ReadVersion(t.Context())
+	if err != nil || v != leader.Version() {
+		t.Errorf("got version %d, %v, want %d", v, err, leader.Version())
+	}
+	tower.CutAndNotice()
+	if _, err := tower.ReadVersion(context.WithoutCancel(t.Context())); edgetest.CodeOf(t, err) != "quorum_lost" {
+		t.Errorf("cut off: got %v", err)
+	}
+	tower.Heal()
+	c.Agree()
+}
