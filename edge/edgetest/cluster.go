@@ -69,6 +69,14 @@ func (c *Cluster) start(name, dir string, leads, linked bool) *Member {
 	return m
 }
 
+// Close stops every node. It happens by itself at the end of the test.
+func (c *Cluster) Close() {
+	for _, n := range c.Nodes {
+		n.Close()
+		_ = n.Pending.Close()
+	}
+}
+
 // Leader is the node that leads.
 func (c *Cluster) Leader() *Member { return c.Nodes[0] }
 

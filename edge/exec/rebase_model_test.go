@@ -17,51 +17,78 @@ import (
 	"wispgate/edge/exec"
 )
 
+// rebaseStep is one thing that happens to a tower.
+type rebaseStep struct {
+	what  string
+	label string
+	n     int
+}
+
+func anyRebaseStep(rt *rapid.T) rebaseStep {
+	return rebaseStep{
+		what:  rapid.SampledFrom([]string{"make", "make", "make", "again", "paint", "leader", "cut", "heal", "restart", "lose"}).Draw(rt, "what"),
+		label: fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label")),
+		n:     rapid.IntRange(1, 3).Draw(rt, "n"),
+	}
+}
+
 // Whatever a tower acknowledged is in the cluster once or stands in the list of conflicts, whatever happened in between: cuts, restarts,
-// lost answers, and the others' writes.
+// lost answers, and the others' writes. WISPGATE_LONG=1 tries a thousand courses of events.
 func TestNothingAcknowledgedIsLostOrDoubled(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(rt *rapid.T) {
-		c, leader, tower := pair(t, func(c *exec.Config) { c.Patience = 20 * time.Millisecond })
-		m := &rebaseModel{t: t, acked: map[string]string{}, boxes: map[string]edge.ID{}}
-		cut := false
-		for range rapid.IntRange(5, 25).Draw(rt, "steps") {
-			switch step := rapid.SampledFrom([]string{"make", "make", "make", "paint", "leader", "cut", "heal", "restart", "lose", "again"}).Draw(rt, "step"); step {
-			case "make", "again":
-				label := fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label"))
-				m.make(tower, label)
-				if step == "again" {
-					m.make(tower, label)
-				}
-			case "paint":
-				m.paint(rt, tower)
-			case "leader":
-				m.make(leader, fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label")))
-			case "cut":
-				if !cut {
-					tower.CutAndNotice()
-					cut = true
-				}
-			case "heal":
-				if cut {
-					tower.HealAndDrain()
-					cut = false
-				}
-			case "restart":
-				tower = c.Restart(tower)
-			case "lose":
-				tower.LoseAnswers(rapid.IntRange(1, 3).Draw(rt, "answers"))
+	courses := 12
+	if os.Getenv("WISPGATE_LONG") != "" {
+		courses = 1000
+	}
+	steps := rapid.SliceOfN(rapid.Custom(anyRebaseStep), 10, 30)
+	for seed := range courses {
+		runRebaseCourse(t, steps.Example(seed))
+		if t.Failed() {
+			t.Fatalf("course %d: %v", seed, steps.Example(seed))
+		}
+	}
+}
+
+func runRebaseCourse(t *testing.T, steps []rebaseStep) {
+	t.Helper()
+	c, leader, tower := pair(t, func(c *exec.Config) { c.Patience = 20 * time.Millisecond })
+	m := &rebaseModel{t: t, acked: map[string]string{}, boxes: map[string]edge.ID{}}
+	cut := false
+	for _, s := range steps {
+		switch s.what {
+		case "make":
+			m.make(tower, s.label)
+		case "again":
+			m.make(tower, s.label)
+			m.make(tower, s.label)
+		case "paint":
+			if id := m.boxes[s.label]; id != "" {
+				m.do(tower, paintBox.Name, paint{id, []string{"red", "blue", "green"}[s.n-1]})
 			}
+		case "leader":
+			m.make(leader, s.label)
+		case "cut":
+			if !cut {
+				tower.CutAndNotice()
+				cut = true
+			}
+		case "heal":
+			if cut {
+				tower.HealAndDrain()
+				cut = false
+			}
+		case "restart":
+			tower = c.Restart(tower)
+		case "lose":
+			tower.LoseAnswers(s.n)
 		}
-		tower.LoseAnswers(0)
-		tower.HealAndDrain()
-		c.Agree()
-		m.compare(leader)
-		edgetest.NoDrift(t, leader.Harness)
-		for _, n := range c.Nodes {
-			n.Close()
-		}
-	})
+	}
+	tower.LoseAnswers(0)
+	tower.HealAndDrain()
+	c.Agree()
+	m.compare(leader)
+	edgetest.NoDrift(t, leader.Harness)
+	c.Close()
 }
 
 // rebaseModel is what clients were told.
@@ -87,13 +114,6 @@ func (m *rebaseModel) do(n *edgetest.Member, op string, in any) (b box, key stri
 func (m *rebaseModel) make(n *edgetest.Member, label string) {
 	if b, key, ok := m.do(n, makeBox.Name, newBox{Label: label}); ok {
 		m.acked[key], m.boxes[label] = label, b.ID
-	}
-}
-
-func (m *rebaseModel) paint(rt *rapid.T, n *edgetest.Member) {
-	for _, id := range m.boxes {
-		m.do(n, paintBox.Name, paint{id, rapid.SampledFrom([]string{"red", "blue"}).Draw(rt, "color")})
-		return
 	}
 }
 
