@@ -64,6 +64,7 @@ const (
 	drainShare  = 8                      // while a burst lasts, commits take one part in so many of the time,
 	drainBehind = 10 * time.Second       // and after so long one in two: an accept waits 30 s for its Start to be counted
 	drainRest   = 250 * time.Millisecond // no rest is longer
+	drainAway   = time.Second            // between looks whether the cluster is back
 )
 
 // run is a batch in the making for one tenant.
@@ -74,12 +75,18 @@ type run struct {
 
 // Run drains until ctx ends. It is the body of a Worker: an error is retried by its supervisor, from the last durable position.
 func (d *Drainer) Run(ctx context.Context, x edge.Executor) error {
-	err := d.drain(ctx, x)
-	select {
-	case <-ctx.Done():
-		return nil // the end, not a failure
-	default:
-		return err
+	for {
+		err := d.drain(ctx, x)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // the end, not a failure
+		}
+		if e, ok := edge.AsError(err); !ok || e.Kind != edge.Unavailable {
+			return err
+		}
+		// Cut off from the cluster: the facts stand in the journal, and the work goes on when it is back.
+		if err := rest(ctx, drainAway); err != nil {
+			return nil //nolint:nilerr // the end, not a failure
+		}
 	}
 }
 

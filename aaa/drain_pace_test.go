@@ -16,6 +16,7 @@ import (
 // slowLog takes so long for a commit, and arrive is what comes to the journal meanwhile.
 type slowLog struct {
 	took   time.Duration
+	away   time.Time // no quorum before it
 	arrive func()
 	facts  []int // of each commit
 	ends   []time.Time
@@ -26,6 +27,9 @@ func (x *slowLog) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 	case <-time.After(x.took):
 	case <-ctx.Done():
 		return edge.Reply{}, ctx.Err()
+	}
+	if time.Now().Before(x.away) {
+		return edge.Reply{}, edge.ErrQuorumLost.Error(edge.Unavailable)
 	}
 	var in aaa.RecordInput
 	if err := json.Unmarshal(r.Calls[0].In, &in); err != nil {
@@ -41,6 +45,8 @@ func (x *slowLog) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 func (*slowLog) Ask(context.Context, edge.Actor, string, json.RawMessage, uint64) (any, uint64, error) {
 	return aaa.RecordOutput{}, 0, nil
 }
+
+func (*slowLog) ReadVersion(context.Context) (uint64, error) { return 0, nil }
 
 // pace drains in a world where time stands still unless somebody waits, until enough says so.
 func pace(t *testing.T, x *slowLog, j *memory, enough func() bool) {
@@ -114,6 +120,28 @@ func TestTheDrainerGathersAndDoesNotRestWithoutNeed(t *testing.T) {
 		}
 		if late := time.Since(began); late > 300*time.Millisecond {
 			t.Errorf("the last record was drained after %v", late)
+		}
+	})
+}
+
+func TestTheDrainerWaitsForTheClusterAndLosesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j := newMemory()
+		began := time.Now()
+		x := &slowLog{took: time.Millisecond, away: began.Add(72 * time.Hour), arrive: func() {}}
+		for n := range 40 {
+			time.AfterFunc(time.Duration(n)*time.Hour, func() { j.append(start(n)) })
+		}
+		total := func() (n int) {
+			for _, f := range x.facts {
+				n += f
+			}
+			return n
+		}
+		pace(t, x, j, func() bool { return total() == 40 })
+		if got := time.Since(began); got > 72*time.Hour+5*time.Second {
+			t.Errorf("drained %v after the beginning, want soon after 72 h", got)
 		}
 	})
 }

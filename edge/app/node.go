@@ -248,16 +248,23 @@ func (n *Node) startUplink() error {
 	return nil
 }
 
-// attachLoop attaches the streams of tenants as they appear.
+// leadEvery is how often a node looks whether it publishes the cluster's stream.
+const leadEvery = time.Second
+
+// attachLoop attaches the streams of tenants as they appear. The cluster's stream is the leader's to publish: of two nodes that both
+// believe to lead each says the same, and the relay stores it once.
 func (n *Node) attachLoop(ctx context.Context) error {
+	tick := time.NewTicker(leadEvery)
+	defer tick.Stop()
 	for {
 		wake := n.exec.Changed()
 		heads, err := n.exec.Heads()
 		if err != nil {
 			return err
 		}
+		leads := n.cluster.IsLeader()
 		for _, tenant := range slices.Sorted(maps.Keys(heads)) {
-			if err := n.attach(tenant); err != nil {
+			if err := n.attach(tenant, leads); err != nil {
 				return err
 			}
 		}
@@ -265,28 +272,47 @@ func (n *Node) attachLoop(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-wake:
+		case <-tick.C:
 		}
 	}
 }
 
-func (n *Node) attach(tenant string) error {
-	events := &clusterStream{name: uplink.Name{Tenant: tenant, Source: n.id.Cluster + ".cluster", Incarnation: n.id.Incarnation}, exec: n.exec}
-	if n.attached[events.name] != nil {
-		return nil
-	}
-	facts := n.journalStream(tenant, ".node", n.factLog, n.acks, factEvent)
-	audit := n.journalStream(tenant, ".audit", n.audit, n.auditAcks, auditEvent)
-	for _, s := range []uplink.Stream{events, facts, audit} {
-		detach, err := n.uplink.Attach(n.ctx, s)
-		if err != nil {
+// attach attaches what the node itself witnesses, and the cluster's stream while it leads.
+func (n *Node) attach(tenant string, leads bool) error {
+	name := uplink.Name{Tenant: tenant, Source: n.id.Cluster + ".cluster", Incarnation: n.id.Incarnation}
+	detach := n.attached[name]
+	switch {
+	case detach == nil && leads:
+		events := &clusterStream{name: name, exec: n.exec}
+		if err := n.attachStream(events); err != nil {
 			return err
 		}
+		n.mu.Lock()
+		n.clusters = append(n.clusters, events)
+		n.mu.Unlock()
+	case detach != nil && !leads:
+		n.mu.Lock()
+		n.clusters = slices.DeleteFunc(n.clusters, func(s *clusterStream) bool { return s.name == name })
+		n.mu.Unlock()
+		delete(n.attached, name)
+		detach()
+	}
+	facts := n.journalStream(tenant, ".node", n.factLog, n.acks, factEvent)
+	if n.attached[facts.name] != nil {
+		return nil
+	}
+	if err := n.attachStream(facts); err != nil {
+		return err
+	}
+	return n.attachStream(n.journalStream(tenant, ".audit", n.audit, n.auditAcks, auditEvent))
+}
+
+func (n *Node) attachStream(s uplink.Stream) error {
+	detach, err := n.uplink.Attach(n.ctx, s)
+	if err == nil {
 		n.attached[s.Name()] = detach
 	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.clusters = append(n.clusters, events)
-	return nil
+	return err
 }
 
 func (n *Node) journalStream(
