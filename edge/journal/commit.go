@@ -40,7 +40,6 @@ type chain struct {
 
 // run is the committer: the one goroutine that writes records and tells those who wait.
 func (j *Journal) run() {
-	defer j.work.Done()
 	var gather *time.Timer
 	if j.opt.Window > 0 {
 		gather = time.NewTimer(j.opt.Window)

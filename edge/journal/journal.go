@@ -79,7 +79,8 @@ type Options struct {
 	// OnCommit is told how long each successful write and flush took and how many records it carried, for a histogram.
 	OnCommit func(took time.Duration, records int)
 
-	disk disk // tests put a simulated one here
+	disk    disk // tests put a simulated one here
+	stepped bool // no preparer runs: a test calls fillSpares when it wants one, so that its run can be repeated
 }
 
 // Journal is safe for use by any number of goroutines.

@@ -41,9 +41,10 @@ func Open(opt Options) (*Journal, error) {
 		}
 		return nil, errors.Join(err, d.Close())
 	}
-	j.work.Add(2)
-	go j.run()
-	go j.keepSpares()
+	j.work.Go(j.run)
+	if !opt.stepped {
+		j.work.Go(j.keepSpares)
+	}
 	j.kick()
 	return j, nil
 }
@@ -254,7 +255,16 @@ func (j *Journal) takeUp() error {
 	j.next.Store(t.next)
 	j.writeTo(seg)
 	j.writer.chain = chain{seq: t.next, hash: t.hash, sinceHead: t.sinceHead}
-	return j.adoptSpares(seg, buf)
+	if err := j.adoptSpares(seg, buf); err != nil {
+		return err
+	}
+	// The names found here may never have reached the disk either. A segment that was given up and removed would come
+	// back in a power cut and void, by its base, what is written to the segment before it from now on; a spare whose
+	// name is lost takes the records in it along.
+	if err := j.disk.Sync(); err != nil {
+		return fmt.Errorf("flush journal folder: %w", err)
+	}
+	return nil
 }
 
 // spareScan is how much of a spare is looked at: a first write, which is where records without a header come from,

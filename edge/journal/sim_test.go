@@ -13,15 +13,17 @@ import (
 
 // simDisk is a folder whose power can be cut. Until a flush, each sector of 512 bytes may or may not have reached the
 // platter, in any order; names reach it in order. A flush that fails marks everything clean and keeps it readable, as
-// Linux does, though it is not on the platter.
+// Linux does, though none of it is on the platter, or with torn any part of it. It behaves the same way each time.
 type simDisk struct {
 	mu       sync.Mutex
 	names    map[string]*simFile
 	platter  map[string]*simFile
 	pending  []func(map[string]*simFile)
 	capacity int64                 // 0: endless
-	fault    func(op string) error // asked before each write, sync and create
-	step     func()                // told before each operation, with mu free
+	torn     *rand.Rand            // decides what a failed write or flush leaves behind; nil: half a write, nothing of a flush
+	fault    func(op string) error // asked before each operation that changes something
+	step     func()                // told before each of them, with mu free
+	killed   bool                  // the process is dead: what it still asks for does not happen
 }
 
 type simFile struct {
@@ -33,7 +35,10 @@ type simFile struct {
 
 const sector = 512
 
-var errFault = errors.New("injected fault")
+var (
+	errFault  = errors.New("injected fault")
+	errKilled = errors.New("the process is dead")
+)
 
 func newSimDisk() *simDisk {
 	return &simDisk{names: map[string]*simFile{}, platter: map[string]*simFile{}}
@@ -45,6 +50,12 @@ func (d *simDisk) enter(op string) error {
 	d.mu.Unlock()
 	if step != nil {
 		step()
+	}
+	d.mu.Lock()
+	killed := d.killed
+	d.mu.Unlock()
+	if killed {
+		return errKilled
 	}
 	if fault != nil {
 		return fault(op)
@@ -147,22 +158,32 @@ func (d *simDisk) cut(rng *rand.Rand) *simDisk {
 		op(names)
 	}
 	after := newSimDisk()
-	after.capacity = d.capacity
-	for name, f := range names {
+	after.capacity, after.torn = d.capacity, d.torn
+	for _, name := range slices.Sorted(maps.Keys(names)) {
+		f := names[name]
 		if f == nil {
 			continue
 		}
 		data := slices.Clone(f.platter)
-		chance := rng.IntN(5) // none, some, all
-		for _, s := range slices.Sorted(maps.Keys(f.dirty)) {
-			if rng.IntN(4) < chance {
-				copy(data[s*sector:min((s+1)*sector, len(data))], f.data[s*sector:])
-			}
-		}
+		f.persistSome(data, rng)
 		g := &simFile{disk: after, data: data, platter: slices.Clone(data), dirty: map[int]bool{}}
 		after.names[name], after.platter[name] = g, g
 	}
 	return after
+}
+
+// persistSome puts some unflushed sectors on a platter: none, a part or all of them.
+func (f *simFile) persistSome(platter []byte, rng *rand.Rand) {
+	chance := rng.IntN(5)
+	for _, s := range slices.Sorted(maps.Keys(f.dirty)) {
+		if rng.IntN(4) < chance {
+			f.persist(platter, s)
+		}
+	}
+}
+
+func (f *simFile) persist(platter []byte, s int) {
+	copy(platter[s*sector:min((s+1)*sector, len(platter))], f.data[s*sector:])
 }
 
 func (f *simFile) ReadAt(p []byte, off int64) (int, error) {
@@ -182,8 +203,14 @@ func (f *simFile) WriteAt(p []byte, off int64) (int, error) {
 	err := f.disk.enter("write")
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
-	if err != nil {
-		p = p[:len(p)/2] // half of it got through
+	switch {
+	case err == nil:
+	case errors.Is(err, errKilled):
+		p = nil
+	case f.disk.torn != nil:
+		p = p[:f.disk.torn.IntN(len(p)+1)]
+	default:
+		p = p[:len(p)/2]
 	}
 	if int(off)+len(p) > len(f.data) {
 		panic("write beyond what was allocated")
@@ -199,10 +226,15 @@ func (f *simFile) Datasync() error {
 	err := f.disk.enter("sync")
 	f.disk.mu.Lock()
 	defer f.disk.mu.Unlock()
-	for s := range f.dirty {
-		if err == nil {
-			copy(f.platter[s*sector:min((s+1)*sector, len(f.data))], f.data[s*sector:])
+	switch {
+	case err == nil:
+		for s := range f.dirty {
+			f.persist(f.platter, s)
 		}
+	case errors.Is(err, errKilled):
+		return err
+	case f.disk.torn != nil:
+		f.persistSome(f.platter, f.disk.torn)
 	}
 	clear(f.dirty)
 	return err

@@ -23,7 +23,6 @@ func (j *Journal) kick() {
 // keepSpares is the preparer: it allocates segments ahead of need, so that nothing is allocated between a record and
 // its acknowledgement, and so that a full disk finds the reserve in place.
 func (j *Journal) keepSpares() {
-	defer j.work.Done()
 	retry := time.NewTimer(retryEvery)
 	retry.Stop()
 	defer retry.Stop()

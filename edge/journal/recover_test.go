@@ -1,0 +1,153 @@
+package journal
+
+import (
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+)
+
+// stand is a journal without a preparer on a simulated disk, and what it acknowledged.
+type stand struct {
+	t     *testing.T
+	disk  *simDisk
+	j     *Journal
+	acked map[uint64][]byte
+	id    int64
+}
+
+func newStand(t *testing.T) *stand {
+	t.Helper()
+	s := &stand{t: t, disk: newSimDisk(), acked: map[uint64][]byte{}}
+	s.open()
+	return s
+}
+
+func (s *stand) open() {
+	s.t.Helper()
+	opt := simOptions(s.disk)
+	opt.stepped = true
+	s.j = open(s.t, opt)
+}
+
+// restart ends the process, if it still lives, and starts the next one with the same page cache.
+func (s *stand) restart() {
+	s.t.Helper()
+	_ = s.j.Close()
+	s.disk.mu.Lock()
+	s.disk.fault, s.disk.killed = nil, false
+	s.disk.mu.Unlock()
+	s.open()
+}
+
+func (s *stand) put(n, size int) {
+	s.t.Helper()
+	for range n {
+		if err := s.try(size); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+}
+
+func (s *stand) try(size int) error {
+	s.id++
+	p := fact(s.id, size)
+	seq, err := s.j.Append(s.t.Context(), 1, p)
+	if err == nil {
+		s.acked[seq] = p
+	}
+	return err
+}
+
+// fail lets the next n operations of a kind fail.
+func (s *stand) fail(op string, n int64) {
+	var left atomic.Int64
+	left.Store(n)
+	s.at(op, func() error {
+		if left.Add(-1) >= 0 {
+			return errFault
+		}
+		return nil
+	})
+}
+
+// at calls what before each operation of a kind.
+func (s *stand) at(op string, what func() error) {
+	s.disk.mu.Lock()
+	defer s.disk.mu.Unlock()
+	s.disk.fault = func(o string) error {
+		if o == op {
+			return what()
+		}
+		return nil
+	}
+}
+
+// kill ends the process before the next operation of a kind.
+func (s *stand) kill(op string) {
+	s.at(op, func() error {
+		s.disk.mu.Lock()
+		defer s.disk.mu.Unlock()
+		s.disk.killed = true
+		return errKilled
+	})
+}
+
+// survives cuts the power in many ways and wants every acknowledged record back each time.
+func (s *stand) survives(trimmed uint64) {
+	s.t.Helper()
+	for seed := range uint64(64) {
+		opt := simOptions(s.disk.cut(rand.New(rand.NewPCG(seed, 1))))
+		opt.stepped = true
+		j, err := Open(opt)
+		if err == nil {
+			err = errors.Join(checkLedger(j, s.acked, trimmed), j.Close())
+		}
+		if err != nil {
+			s.t.Fatalf("cut %d: %v", seed, err)
+		}
+	}
+}
+
+// TestNamesThatARestartFoundSurviveAPowerCut: a process that dies leaves names that only the page cache holds. The next
+// one builds on what it sees, so it has to make sure of it: else a power cut takes acknowledged records back.
+func TestNamesThatARestartFoundSurviveAPowerCut(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		before  func(s *stand) // ends in the state that the restart finds
+		after   int            // records acknowledged then
+		trimmed uint64
+	}{
+		"a segment given up twice was removed, and would void what follows": {func(s *stand) {
+			s.put(3, 1000)
+			s.fail("write", 2)
+			if err := s.try(1000); !errors.Is(err, ErrWrite) {
+				s.t.Fatalf("got %v, want journal_write_failed", err)
+			}
+		}, 3, 0},
+		"a new spare had its name, and would take its records along": {func(s *stand) {
+			s.put(3, 1000)
+			s.kill("syncdir")
+			if err := s.j.fillSpares(); !errors.Is(err, errKilled) {
+				s.t.Fatalf("got %v", err)
+			}
+		}, 20, 0},
+		"a trimmed segment had its new name, and would take its records along": {func(s *stand) {
+			s.put(40, 1000)
+			s.kill("syncdir")
+			if err := s.j.Trim(20); !errors.Is(err, errKilled) {
+				s.t.Fatalf("got %v", err)
+			}
+		}, 10, 20}, // more would need another segment, whose making flushes the folder
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newStand(t)
+			test.before(s)
+			s.restart()
+			s.put(test.after, 1000)
+			s.survives(test.trimmed)
+		})
+	}
+}
