@@ -123,12 +123,17 @@ func (j *Journal) answer(it *item, err error) {
 
 // commitSome makes a prefix of items durable, as many as fit one write, and returns how many and their common fate.
 // After a failed write or flush the pages may be marked clean though they never reached the disk, so that segment is
-// given up and the same records go to the next one, once.
+// given up and the same records go to the next one, once. When that fails as well, or there is none, nobody knows
+// whether they survive: a restart may find them where the first write put them, so they do not count as refused.
 func (j *Journal) commitSome(data []byte, items []item) (int, error) {
 	w := &j.writer
+	tried := 0 // items of the write that failed
 	for failed := false; ; {
 		if w.seg == nil {
 			if err := j.rotate(); err != nil {
+				if tried > 0 {
+					return tried, ErrWrite
+				}
 				return len(items), err
 			}
 		}
@@ -148,9 +153,9 @@ func (j *Journal) commitSome(data []byte, items []item) (int, error) {
 		}
 		j.abandon(err)
 		if failed {
-			return n, ErrWrite
+			return max(n, tried), ErrWrite
 		}
-		failed = true
+		failed, tried = true, n
 	}
 }
 

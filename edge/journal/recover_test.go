@@ -151,3 +151,22 @@ func TestNamesThatARestartFoundSurviveAPowerCut(t *testing.T) {
 		})
 	}
 }
+
+// TestARecordThatWasWrittenIsNotCalledRefused: the flush fails, and there is no other segment to go to.
+func TestARecordThatWasWrittenIsNotCalledRefused(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.put(1, 100)
+	s.disk.capacity = 1
+	s.fail("sync", 1)
+	if err := s.try(100); !errors.Is(err, ErrWrite) {
+		t.Fatalf("got %v, want journal_write_failed: it may survive", err)
+	}
+	if err := s.try(100); !errors.Is(err, ErrDiskFull) {
+		t.Fatalf("got %v, want journal_full: it was never written", err)
+	}
+	s.restart()
+	if s.j.Next() != 3 {
+		t.Fatalf("next is %d; the case does not arise", s.j.Next())
+	}
+}
