@@ -105,7 +105,8 @@ type Journal struct {
 	stop    chan struct{}
 	work    sync.WaitGroup
 
-	prepMu sync.Mutex // held while segment files are made, recycled or removed
+	prepMu  sync.Mutex // held while segment files are made, recycled or removed
+	leaving *segment   // trimmed, but its file is not released yet
 
 	segMu    sync.Mutex
 	segs     []*segment // oldest first, the last one is being written

@@ -2,7 +2,9 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
@@ -168,5 +170,58 @@ func TestARecordThatWasWrittenIsNotCalledRefused(t *testing.T) {
 	s.restart()
 	if s.j.Next() != 3 {
 		t.Fatalf("next is %d; the case does not arise", s.j.Next())
+	}
+}
+
+// TestASegmentThatCouldNotBeReleasedIsTheFirstToGo: else its successors go before it and leave a gap.
+func TestASegmentThatCouldNotBeReleasedIsTheFirstToGo(t *testing.T) {
+	t.Parallel()
+	for _, op := range []string{"remove", "rename", "syncdir"} {
+		t.Run(op, func(t *testing.T) {
+			t.Parallel()
+			s := newStand(t)
+			s.put(60, 1000)
+			if op == "remove" { // with enough spares nothing is recycled
+				if err := s.j.fillSpares(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.fail(op, 1)
+			if err := s.j.Trim(20); !errors.Is(err, errFault) {
+				t.Fatalf("got %v; the case does not arise", err)
+			}
+			s.survives(20)
+			if err := s.j.Trim(40); err != nil {
+				t.Fatal(err)
+			}
+			s.survives(40)
+			s.restart()
+			s.survives(40)
+		})
+	}
+}
+
+// TestASpareWithoutADurableNameIsNotLeftBehind: a folder that cannot be flushed must not fill with attempts.
+func TestASpareWithoutADurableNameIsNotLeftBehind(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	for _, op := range []string{"rename", "syncdir"} {
+		s.fail(op, 5)
+		for range 5 {
+			if err := s.j.fillSpares(); !errors.Is(err, errFault) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		entries, err := s.disk.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(entries); len(entries) != 1 || !strings.Contains(got, segmentName(1)) {
+			t.Fatalf("after five failures of %s the folder holds %s", op, got)
+		}
+	}
+	s.fail("", 0)
+	if err := s.j.fillSpares(); err != nil || s.j.Stats().Spares != 2 {
+		t.Fatalf("got %+v, %v", s.j.Stats(), err)
 	}
 }

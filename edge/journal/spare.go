@@ -117,7 +117,10 @@ func (j *Journal) makeSpareLocked() (*segment, error) {
 		err = j.disk.Sync()
 	}
 	if err != nil {
-		_ = f.Close() // the next Open removes what is left
+		_ = f.Close()
+		for _, left := range []string{name + temporaryExt, name} { // one is there; a disk that keeps it leaves it to the next Open
+			_ = j.disk.Remove(left)
+		}
 		return nil, err
 	}
 	return &segment{ordinal: ordinal, size: j.opt.SegmentBytes, file: f}, nil
@@ -146,15 +149,19 @@ func (j *Journal) Trim(upto uint64) error {
 		return ErrClosed // the folder may be another process's by now
 	}
 	for {
-		seg := j.cutOldest(upto)
-		if seg == nil {
+		if j.leaving == nil {
+			j.leaving = j.cutOldest(upto)
+		}
+		if j.leaving == nil {
 			j.kick()
 			return nil
 		}
-		// One file at a time, each made durable: after a crash no gap can stand in the middle.
-		if err := j.releaseLocked(seg); err != nil {
+		// One file at a time, each made durable, and one that could not be released is the first to be tried again:
+		// after a crash no gap can stand in the middle.
+		if err := j.releaseLocked(j.leaving); err != nil {
 			return err
 		}
+		j.leaving = nil
 	}
 }
 
@@ -188,9 +195,13 @@ func (j *Journal) releaseLocked(seg *segment) error {
 	j.ordinal++
 	ordinal := j.ordinal
 	j.segMu.Unlock()
-	if err := j.disk.Rename(old, segmentName(ordinal)); err != nil {
+	switch err := j.disk.Rename(old, segmentName(ordinal)); {
+	case errors.Is(err, fs.ErrNotExist): // removed by the attempt before
+		return j.disk.Sync()
+	case err != nil:
 		return err
 	}
+	seg.ordinal = ordinal // if this fails from here on, the next attempt begins with that name
 	if err := j.disk.Sync(); err != nil {
 		return err
 	}
