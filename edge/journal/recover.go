@@ -240,11 +240,13 @@ func (j *Journal) takeUp() error {
 	}
 	if t.wipe > t.end {
 		j.log.Info("journal cut after an unclean stop", slog.Uint64("segment", seg.ordinal), slog.Uint64("next", t.next))
-		clear(buf[t.end:t.wipe])
 	}
 	// What lies in the page cache may never have reached the disk: when a flush failed and the process then died, the
-	// pages count as clean. Only writing the last group again proves it; earlier groups were acknowledged.
-	if _, err := f.WriteAt(buf[t.group:max(t.end, t.wipe)], t.group); err != nil {
+	// pages count as clean. Only writing the last group again proves it; earlier groups were acknowledged. For the same
+	// reason everything that a torn write could have reached is wiped, whether remains are seen there or not.
+	reach := min(t.end+maxWrite, seg.size)
+	clear(buf[t.end:reach])
+	if _, err := f.WriteAt(buf[t.group:reach], t.group); err != nil {
 		return fmt.Errorf("write journal segment: %w", err)
 	}
 	if err := f.Datasync(); err != nil {
@@ -267,9 +269,9 @@ func (j *Journal) takeUp() error {
 	return nil
 }
 
-// spareScan is how much of a spare is looked at: a first write, which is where records without a header come from,
-// never reaches further.
-const spareScan = commitBytes + 2*MaxPayload
+// maxWrite is the most that one write covers: what a torn one left, behind the last record or in a spare, never reaches
+// further.
+const maxWrite = commitBytes + 2*MaxPayload
 
 // adoptSpares keeps unused files that may serve, and removes the others. buf is room to read into.
 func (j *Journal) adoptSpares(last *segment, buf []byte) error {
@@ -282,7 +284,7 @@ func (j *Journal) adoptSpares(last *segment, buf []byte) error {
 			return fmt.Errorf("open journal spare: %w", err)
 		}
 		seg.file = f
-		n := int(min(seg.size, spareScan))
+		n := int(min(seg.size, maxWrite))
 		buf = slices.Grow(buf[:0], n)[:n]
 		if _, err := f.ReadAt(buf, 0); err != nil {
 			seg.close()
@@ -307,23 +309,25 @@ func (j *Journal) adoptSpares(last *segment, buf []byte) error {
 
 // inspectSpare looks for records in a file whose header says unused. Above the last segment, records of a torn first
 // write may remain; later ones mean that the header was lost, not torn. Below it, whatever the following segment does
-// not supersede was acknowledged.
+// not supersede was acknowledged. A file with remains is of no use even when their sequences are past: should its next
+// first write be torn as well, they would look like records that had been acknowledged.
 func (j *Journal) inspectSpare(buf []byte, seg, last *segment) (remains, lost bool) {
-	crc := salt(j.id, seg.ordinal)
-	if seg.ordinal > last.ordinal {
-		wipe, lost := later(buf, 0, last.next, crc)
-		return wipe > 0, lost
+	crc, above := salt(j.id, seg.ordinal), seg.ordinal > last.ordinal
+	var base uint64 // of the following segment
+	if !above {
+		base = j.segs[slices.IndexFunc(j.segs, func(s *segment) bool { return s.ordinal > seg.ordinal })].base
 	}
-	i := slices.IndexFunc(j.segs, func(s *segment) bool { return s.ordinal > seg.ordinal })
 	for at := 0; at+frameHead <= len(buf); at += frameAlign {
-		if peekLength(buf[at:], len(buf)-at) == 0 || binary.LittleEndian.Uint64(buf[at+8:]) >= j.segs[i].base {
-			continue
-		}
-		if _, ok := parseFrame(buf[at:], crc); ok {
+		f, ok := parseFrame(buf[at:], crc)
+		switch {
+		case !ok:
+		case above && f.group > last.next, !above && f.seq < base:
 			return true, true
+		default:
+			remains = true
 		}
 	}
-	return true, false
+	return remains || !above, false
 }
 
 func (j *Journal) corrupt(seg *segment, offset int64, what string) error {

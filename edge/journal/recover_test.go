@@ -154,6 +154,44 @@ func TestNamesThatARestartFoundSurviveAPowerCut(t *testing.T) {
 	}
 }
 
+// TestRemainsInASpareAreNotTakenForDamageLater: the header of a torn first write is lost, its frames are not, and the
+// segment before it holds the same sequences. Kept as a spare and given up in its next first write, the file would look
+// like one that lost its header after its records had been durable.
+func TestRemainsInASpareAreNotTakenForDamageLater(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	if err := s.j.fillSpares(); err != nil {
+		t.Fatal(err)
+	}
+	s.put(3, 1000)
+	spare := s.disk.names[segmentName(2)]
+	remains, _ := endFrame(beginFrame(nil, &item{kind: 1}, 2, 2, Synced, BootID{}, 0), 0, salt(s.j.id, 2))
+	if _, err := spare.WriteAt(remains, 8000); err != nil {
+		t.Fatal(err)
+	}
+	if err := spare.Datasync(); err != nil {
+		t.Fatal(err)
+	}
+	s.restart()
+	if err := s.j.fillSpares(); err != nil {
+		t.Fatal(err)
+	}
+	// Fill the segment, and let the first write to the next one fail.
+	fails := int64(1)
+	s.at("write", func() error {
+		if seg := s.j.segs[len(s.j.segs)-1]; seg.end == 0 && fails > 0 {
+			fails--
+			return errFault
+		}
+		return nil
+	})
+	s.put(14, 1000) // and no more: making another segment flushes the folder
+	if fails > 0 {
+		t.Fatal("the case does not arise")
+	}
+	s.survives(0)
+}
+
 // TestARecordThatWasWrittenIsNotCalledRefused: the flush fails, and there is no other segment to go to.
 func TestARecordThatWasWrittenIsNotCalledRefused(t *testing.T) {
 	t.Parallel()
@@ -199,6 +237,37 @@ func TestASegmentThatCouldNotBeReleasedIsTheFirstToGo(t *testing.T) {
 			s.survives(40)
 		})
 	}
+}
+
+// TestRemainsAreWipedForGood: the wiping itself fails to reach the disk, and the next start does not see what is there.
+func TestRemainsAreWipedForGood(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	// Records end where sectors end, else writing the next one wipes the remains behind it.
+	const first, size = sector - headerSize, 2 * sector
+	const overhead = frameHead + hashSize + 16
+	s.put(1, first-overhead)
+	// A write of records 2 and 3 of which only 3 reached the disk.
+	out := make([]byte, size)
+	start := len(out)
+	out = beginFrame(out, &item{kind: 1}, 3, 2, Synced, BootID{}, flagChained)
+	out = append(out, make([]byte, size-frameHead)...)
+	out, _ = endFrame(out, start, salt(s.j.id, 1))
+	f, end := s.disk.names[segmentName(1)], s.j.segs[0].end
+	if _, err := f.WriteAt(out, end); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Datasync(); err != nil {
+		t.Fatal(err)
+	}
+	_ = s.j.Close()
+	s.fail("sync", 1)
+	if _, err := Open(simOptions(s.disk)); !errors.Is(err, errFault) {
+		t.Fatalf("got %v; the case does not arise", err)
+	}
+	s.restart()
+	s.put(1, size-overhead)
+	s.survives(0)
 }
 
 // TestASpareWithoutADurableNameIsNotLeftBehind: a folder that cannot be flushed must not fill with attempts.
