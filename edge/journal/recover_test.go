@@ -211,6 +211,48 @@ func TestARecordThatWasWrittenIsNotCalledRefused(t *testing.T) {
 	}
 }
 
+// TestNoneOfAFailedWriteIsCalledRefused: a write fails, then a part of it in a smaller segment, and there is no third.
+func TestNoneOfAFailedWriteIsCalledRefused(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	opt := simOptions(d)
+	opt.stepped, opt.Reserve, opt.SegmentBytes = true, 0, 32<<10
+	if err := open(t, opt).Close(); err != nil {
+		t.Fatal(err)
+	}
+	opt.SegmentBytes = 16 << 10
+	j := open(t, opt)
+	if err := j.fillSpares(); err != nil {
+		t.Fatal(err)
+	}
+	d.capacity = 1
+	const records = 20
+	answers, syncs := make(chan outcome, records), 0
+	d.fault = func(op string) error {
+		if op != "sync" {
+			return nil
+		}
+		if syncs++; syncs > 1 {
+			return errFault
+		}
+		for id := range int64(records) { // they wait for the flush of the first, and become one write
+			j.Submit(1, fact(id, 1000), &waiter{out: answers})
+		}
+		return nil
+	}
+	if _, err := j.Append(t.Context(), 1, fact(records, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	for range records {
+		if got := <-answers; !errors.Is(got.err, ErrWrite) {
+			t.Fatalf("got %v, want journal_write_failed", got.err)
+		}
+	}
+	if syncs != 3 {
+		t.Fatalf("%d flushes; the case does not arise", syncs)
+	}
+}
+
 // TestASegmentThatCouldNotBeReleasedIsTheFirstToGo: else its successors go before it and leave a gap.
 func TestASegmentThatCouldNotBeReleasedIsTheFirstToGo(t *testing.T) {
 	t.Parallel()
