@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,7 +75,7 @@ func checkLedger(j *Journal, acked map[uint64][]byte, trimmed uint64) error {
 	}); err != nil {
 		return err
 	}
-	for seq := range acked {
+	for _, seq := range slices.Sorted(maps.Keys(acked)) {
 		if seq >= j.First() && !found[seq] {
 			return fmt.Errorf("acknowledged record %d is lost; the journal ends at %d", seq, j.Next())
 		}

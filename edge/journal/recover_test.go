@@ -290,13 +290,11 @@ func TestRemainsAreWipedForGood(t *testing.T) {
 	const overhead = frameHead + hashSize + 16
 	s.put(1, first-overhead)
 	// A write of records 2 and 3 of which only 3 reached the disk.
-	out := make([]byte, size)
-	start := len(out)
-	out = beginFrame(out, &item{kind: 1}, 3, 2, Synced, BootID{}, flagChained)
-	out = append(out, make([]byte, size-frameHead)...)
-	out, _ = endFrame(out, start, salt(s.j.id, 1))
+	remains := beginFrame(nil, &item{kind: 1}, 3, 2, Synced, BootID{}, flagChained)
+	remains = append(remains, make([]byte, size-frameHead)...)
+	remains, _ = endFrame(remains, 0, salt(s.j.id, 1))
 	f, end := s.disk.names[segmentName(1)], s.j.segs[0].end
-	if _, err := f.WriteAt(out, end); err != nil {
+	if _, err := f.WriteAt(remains, end+size); err != nil {
 		t.Fatal(err)
 	}
 	if err := f.Datasync(); err != nil {
