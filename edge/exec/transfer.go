@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -99,17 +100,12 @@ func (m *Machine) Restore(r io.Reader) error {
 	if err := m.Fatal(); err != nil {
 		return err
 	}
-	head := make([]byte, stateHeader)
-	if _, err := io.ReadFull(r, head); err != nil || string(head[:len(stateMagic)]) != stateMagic {
-		return fmt.Errorf("%w: it does not begin as a state", store.ErrDump)
+	info, err := ReadStateInfo(r)
+	if err != nil {
+		return err
 	}
-	body, tail := head[:stateHeader-4], head[stateHeader-4:]
-	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
-		return fmt.Errorf("%w: its header fails its check", store.ErrDump)
-	}
-	numbers := body[len(stateMagic):]
-	version, index, term := binary.LittleEndian.Uint64(numbers), binary.LittleEndian.Uint64(numbers[8:]), binary.LittleEndian.Uint64(numbers[16:])
-	if err := m.install(r, index, term); err != nil {
+	version := info.Version
+	if err := m.install(r, info.Index, info.Term); err != nil {
 		return err
 	}
 	if got := m.Version(); got != version {
@@ -121,6 +117,21 @@ func (m *Machine) Restore(r io.Reader) error {
 		fn(version)
 	}
 	return nil
+}
+
+// ReadStateInfo reads the head of a stream that Write wrote: what Restore would install.
+func ReadStateInfo(r io.Reader) (info StateInfo, err error) {
+	head := make([]byte, stateHeader)
+	if _, err := io.ReadFull(r, head); err != nil || string(head[:len(stateMagic)]) != stateMagic {
+		return info, fmt.Errorf("%w: it does not begin as a state", store.ErrDump)
+	}
+	body, tail := head[:stateHeader-4], head[stateHeader-4:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
+		return info, fmt.Errorf("%w: its header fails its check", store.ErrDump)
+	}
+	numbers := body[len(stateMagic):]
+	info.Version, info.Index, info.Term = binary.LittleEndian.Uint64(numbers), binary.LittleEndian.Uint64(numbers[8:]), binary.LittleEndian.Uint64(numbers[16:])
+	return info, nil
 }
 
 func (m *Machine) install(r io.Reader, index, term uint64) error {
@@ -138,4 +149,35 @@ func (m *Machine) setRestoring(on bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.restoring = on
+}
+
+// Reset empties the replicated state, as on a new node, and tells nobody: what was derived from it stays as it was until a Restore or
+// Reload. It is for a node that is to be filled anew.
+func (m *Machine) Reset() error {
+	m.applyMu.Lock()
+	defer m.applyMu.Unlock()
+	if err := m.Fatal(); err != nil {
+		return err
+	}
+	var empty bytes.Buffer
+	sn := m.store.Snapshot()
+	_, err := sn.Dump(&empty, nothingBelow)
+	sn.Close()
+	if err != nil {
+		return err
+	}
+	return m.install(&empty, 0, 0)
+}
+
+// nothingBelow is a prefix that no key has.
+const nothingBelow = "\xff\xff"
+
+// Reload tells whoever derives something from the state to build it anew, as after a Restore.
+func (m *Machine) Reload() {
+	m.applyMu.Lock()
+	defer m.applyMu.Unlock()
+	version := m.Version()
+	for _, fn := range m.onRestore {
+		fn(version)
+	}
 }

@@ -36,6 +36,7 @@ const (
 	sealedPrefix  = "v1."     // then the key id, a dot, and nonce, ciphertext and tag
 	wrappedPrefix = "wk1\x00" // under the node key itself
 	sharedPrefix  = "wk2\x00" // to the node's public key (HPKE, RFC 9180, X25519)
+	handedPrefix  = "wk3\x00" // other octets to the node's public key
 )
 
 var (
@@ -117,6 +118,36 @@ func (v *Vault) WrapFor(name string, wrapped, publicKey []byte) ([]byte, error) 
 		return nil, fmt.Errorf("wrap tenant key: %w", err)
 	}
 	return append([]byte(sharedPrefix), body...), nil
+}
+
+// SealFor seals octets of one purpose, a constant of the program, for the node with that public key: what one node hands to another
+// besides tenants' keys. The public key must come over a channel that proves whose it is.
+func (v *Vault) SealFor(purpose string, publicKey, plaintext []byte) ([]byte, error) {
+	if len(plaintext) > MaxPlaintext {
+		return nil, errTooLarge
+	}
+	pub, err := kem.NewPublicKey(publicKey)
+	if err != nil {
+		return nil, errPublicKey
+	}
+	body, err := hpke.Seal(pub, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(handedPrefix+purpose), plaintext)
+	if err != nil {
+		return nil, fmt.Errorf("seal for another node: %w", err)
+	}
+	return append([]byte(handedPrefix), body...), nil
+}
+
+// OpenFor opens what another node sealed for this one and this purpose.
+func (v *Vault) OpenFor(purpose string, sealed []byte) ([]byte, error) {
+	body, ok := strings.CutPrefix(string(sealed), handedPrefix)
+	if !ok {
+		return nil, errWrapped
+	}
+	plain, err := hpke.Open(v.private, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(handedPrefix+purpose), []byte(body))
+	if err != nil {
+		return nil, errWrapped
+	}
+	return plain, nil
 }
 
 // Has reports whether the tenant has a key loaded.

@@ -350,3 +350,42 @@ func FuzzUnseal(f *testing.F) {
 		}
 	})
 }
+
+func TestWhatOneNodeHandsToAnotherOpensThereAndForItsPurposeOnly(t *testing.T) {
+	t.Parallel()
+	a, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := a.SealFor("purpose", b.PublicKey(), []byte("octets"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plain, err := b.OpenFor("purpose", sealed); err != nil || string(plain) != "octets" {
+		t.Errorf("got %q, %v", plain, err)
+	}
+	for name, open := range map[string]func() ([]byte, error){
+		"another purpose": func() ([]byte, error) { return b.OpenFor("other", sealed) },
+		"another node":    func() ([]byte, error) { return a.OpenFor("purpose", sealed) },
+		"a changed octet": func() ([]byte, error) {
+			bad := append([]byte(nil), sealed...)
+			bad[len(bad)-1] ^= 1
+			return b.OpenFor("purpose", bad)
+		},
+		"nothing": func() ([]byte, error) { return b.OpenFor("purpose", nil) },
+	} {
+		if plain, err := open(); err == nil {
+			t.Errorf("%s opened it: %q", name, plain)
+		}
+	}
+	if _, err := a.SealFor("purpose", []byte("no key"), nil); err == nil {
+		t.Error("sealed for something that is no key")
+	}
+	if _, err := a.SealFor("purpose", b.PublicKey(), make([]byte, MaxPlaintext+1)); err == nil {
+		t.Error("sealed more than the bound")
+	}
+}
