@@ -30,7 +30,7 @@ var layers = []layer{
 	{"edge/vault", []string{"edge"}, []string{"golang.org/x/crypto/argon2"}},
 	{"edge/store", []string{"edge"}, []string{"github.com/dgraph-io/badger/v4/...", "github.com/dgraph-io/ristretto/v2/..."}},
 	{"edge/exec", []string{"edge", "edge/store", "edge/journal"}, nil},
-	{"sync/cluster", []string{"edge", "edge/store", "edge/exec"}, []string{"github.com/hashicorp/..."}},
+	{"sync/cluster", []string{"edge", "edge/store", "edge/exec"}, []string{"github.com/hashicorp/...", "github.com/klauspost/compress/s2"}},
 	{"sync/wire", []string{"edge"}, nil},
 	{"sync/uplink", []string{"edge", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/..."}},
 	{"sync/relay", []string{"edge", "edge/store", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/...", "github.com/mochi-mqtt/..."}},

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/hashicorp/raft"
 
@@ -32,7 +31,8 @@ func (n *Node) handler(method string) Handler {
 // Call asks a member, or with to "" the leader. It is one hop: who is asked as the leader and is none refuses. ErrQuorumLost means that
 // nothing was sent, or that the one who was asked did nothing; ErrUnknownOutcome that the request went out and no answer came.
 func (n *Node) Call(ctx context.Context, to, method string, body []byte) ([]byte, error) {
-	if to == "" {
+	leader := to == ""
+	if leader {
 		if to = n.leaderID(); to == "" {
 			return nil, quorumLost()
 		}
@@ -40,7 +40,15 @@ func (n *Node) Call(ctx context.Context, to, method string, body []byte) ([]byte
 	if to == n.conf.NodeID {
 		return n.serve(ctx, n.conf.NodeID, method, body)
 	}
-	return nil, quorumLost()
+	if n.port == nil {
+		return nil, quorumLost()
+	}
+	if len(body) > MaxBody || len(method) > 255 {
+		return nil, edge.ErrTooLarge.Error(edge.Invalid)
+	}
+	ctx, cancel := n.bounded(ctx)
+	defer cancel()
+	return n.links.call(ctx, to, request{method: method, leader: leader, body: body})
 }
 
 // Forward hands an intent to the leader, which may be this node itself.
@@ -86,31 +94,8 @@ func (n *Node) Contact() bool {
 		return true
 	case raft.Follower:
 		_, id := run.raft.LeaderWithID()
-		return id != "" && n.conf.Now().Sub(run.raft.LastContact()) <= run.contact
+		return id != "" && n.conf.Now().Sub(run.raft.LastContact()) <= run.times.Election
 	case raft.Candidate, raft.Shutdown:
 	}
 	return false
-}
-
-// Member is one node of the cluster as raft's configuration has it.
-type Member struct {
-	Node  string `json:"node"`
-	Voter bool   `json:"voter"`
-}
-
-// Members lists the nodes that take part, by raft's configuration.
-func (n *Node) Members() ([]Member, error) {
-	run := n.current()
-	if run == nil {
-		return nil, n.whyParked()
-	}
-	conf := run.raft.GetConfiguration()
-	if err := conf.Error(); err != nil {
-		return nil, fmt.Errorf("list members: %w", err)
-	}
-	var list []Member
-	for _, s := range conf.Configuration().Servers {
-		list = append(list, Member{Node: string(s.ID), Voter: s.Suffrage == raft.Voter})
-	}
-	return list, nil
 }

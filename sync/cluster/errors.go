@@ -20,7 +20,7 @@ func quorumLost() error {
 	return e
 }
 
-func refuse(code, message, fix string) error {
+func refuse(code, message, fix string) *edge.Error {
 	return &edge.Error{Kind: edge.Unavailable, Code: code, Message: message, Fix: fix}
 }
 
@@ -46,4 +46,20 @@ func errLogBehind(applied, last uint64) error {
 func errStateBehind(durable, snapshot uint64) error {
 	return refuse("state_behind_log", fmt.Sprintf("The state ends at log entry %d but the log was cut at %d: entries between are missing", durable, snapshot),
 		"Restore log and state from the same backup, or rebuild this node from a peer")
+}
+
+func errOverloaded() error {
+	e := refuse("overloaded", "Too many requests wait for this node's peer", "Ask again in a second with the same Idempotency-Key")
+	e.RetryAfter = 1
+	return e
+}
+
+func errExpired() error {
+	return refuse("certificate_expired", "The certificate of the asking node ended too long ago for anything but its renewal",
+		"Let it renew its certificate, which it does by itself; look at its clock if it does not")
+}
+
+func errListen(address string, err error) error {
+	return refuse("listen", fmt.Sprintf("The cluster port cannot listen on %q: %v", address, err),
+		"Free the port, or choose another with cluster.listen")
 }

@@ -9,7 +9,10 @@ import (
 )
 
 // fsm hands committed entries to the machine, a batch at a time.
-type fsm struct{ machine *exec.Machine }
+type fsm struct {
+	machine *exec.Machine
+	applied *broadcast
+}
 
 var _ raft.BatchingFSM = fsm{}
 
@@ -31,6 +34,7 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 			answers[slot[i]] = err
 		}
 	}
+	f.applied.wake()
 	return answers
 }
 
@@ -48,6 +52,7 @@ func (f fsm) Snapshot() (raft.FSMSnapshot, error) {
 
 func (f fsm) Restore(r io.ReadCloser) error {
 	defer r.Close()
+	defer f.applied.wake()
 	return f.machine.Restore(r)
 }
 

@@ -16,6 +16,9 @@ type identity struct {
 	ClusterID string `json:"cluster_id"`
 	NodeID    string `json:"node_id"`
 	Ready     bool   `json:"ready"`
+
+	// Survivors are the nodes with which an operator began the history anew, until their records say so.
+	Survivors []string `json:"survivors,omitempty"`
 }
 
 func readIdentity(dir string) (id identity, err error) {

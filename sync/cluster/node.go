@@ -1,16 +1,20 @@
 // Package cluster keeps the log: it carries encoded entries through hashicorp/raft to the state machine of every node, and is the only
-// room that knows Raft. Today a cluster is one node; the code path is the one that more nodes will use. DESIGN.md says why it is as it is.
+// room that knows Raft. One node alone and many take the same code path. DESIGN.md says why it is as it is.
+//
+// It owns the records of the cluster's nodes and invitations, which belong to the platform's own tenant and are for its operator alone.
+//
+// Events: sync.node.invited, joined, promoted, demoted, removed, updated, lost, found; sync.checksum.matched, mismatched.
 package cluster
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -19,31 +23,43 @@ import (
 	"wispgate/edge/store"
 )
 
-// Timeouts of a node. The zero value of each takes the default for a single voter.
-type Timeouts struct {
-	Heartbeat time.Duration // follower without a leader until it stands for election; 100 ms, 1 s on a LAN, 3 s over a WAN
-	Election  time.Duration // candidate without a majority until it tries again; as Heartbeat
-	Lease     time.Duration // leader without contact to a quorum until it steps down; at most Heartbeat
-	Commit    time.Duration // idle leader until it tells followers the commit index; 50 ms
-	Propose   time.Duration // waiting to hand over a proposal when the caller sets no deadline; 5 s
-	Write     time.Duration // one write to the log until the disk counts as hung; 10 s
-}
-
-// Config of a node. Dir, NodeID and ClusterID are required.
+// Config of a node. Dir, NodeID and ClusterID are required; with Listen, also Advertise, Credentials, Directory and Vault.
 type Config struct {
 	Dir       string // folder for log, vote and snapshot names; not the store's
 	NodeID    string
 	ClusterID string
-	BindAddr  string      // "": in memory, for a node that stands alone
-	TLS       *tls.Config // with BindAddr: certificates and CA, both sides verified
+	Site      string
+	Version   string // of the program
 	Logger    *slog.Logger
-	Timeouts  Timeouts
 	Now       func() time.Time // time.Now, monotonic reading included
+
+	Listen      string // address of the cluster port; "": none, for a node that stands alone
+	Advertise   string // where other nodes reach it; "": the address it listens on
+	Network     Network
+	Credentials *Credentials
+	Directory   *Directory
+	Vault       Vault
+	Incarnation string                 // of the cluster's history, for nodes that join
+	SystemKey   func() ([]byte, error) // the platform's own key, wrapped for this node
+
+	Timeouts Timeouts // while the node is the only one
+	Peers    Timeouts // once there are others; LAN
+	Pace     Pace
 
 	SegmentBytes      int           // of one log file; 4 MB
 	LogBudget         int64         // octets of log to keep below a snapshot; 64 MB, at most 1/20 of the disk
 	SnapshotInterval  time.Duration // how often to look whether the log may be cut; 30 s
 	SnapshotThreshold uint64        // entries since the last cut that make one worth while; 4096
+}
+
+// Vault seals what one node hands to another. edge/vault has it.
+type Vault interface {
+	PublicKey() []byte
+	// SealFor seals octets for the node with that public key, and OpenFor opens what was sealed for this one.
+	SealFor(purpose string, publicKey, plaintext []byte) ([]byte, error)
+	OpenFor(purpose string, sealed []byte) ([]byte, error)
+	// WrapFor wraps a tenant's key, given as wrapped for this node.
+	WrapFor(name string, wrapped, publicKey []byte) ([]byte, error)
 }
 
 func or[T comparable](v, fallback T) T {
@@ -64,13 +80,20 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Now == nil {
 		c.Now = time.Now //nolint:forbidigo // the default, which tests in a bubble of their own time need not name
 	}
-	t := &c.Timeouts
-	t.Heartbeat = or(t.Heartbeat, 100*time.Millisecond)
-	t.Election = or(t.Election, t.Heartbeat)
-	t.Lease = or(t.Lease, t.Heartbeat)
-	t.Commit = or(t.Commit, 50*time.Millisecond)
-	t.Propose = or(t.Propose, 5*time.Second)
-	t.Write = or(t.Write, 10*time.Second)
+	if c.Network == nil {
+		c.Network = tcp{}
+	}
+	if c.Listen != "" {
+		if c.Credentials == nil || c.Directory == nil || c.Vault == nil {
+			return c, errors.New("a cluster port needs credentials, a directory and a vault")
+		}
+	}
+	if c.Directory == nil {
+		c.Directory = NewDirectory()
+	}
+	c.Timeouts = c.Timeouts.over(alone)
+	c.Peers = c.Peers.over(lan)
+	c.Pace = c.Pace.over(c.Peers)
 	c.SegmentBytes = or(c.SegmentBytes, 4<<20)
 	c.SnapshotInterval = or(c.SnapshotInterval, 30*time.Second)
 	c.SnapshotThreshold = or(c.SnapshotThreshold, 4096)
@@ -101,6 +124,18 @@ type Node struct {
 	changed chan struct{}
 
 	handlers map[string]Handler // guarded by mu
+
+	port    *port // nil for a node that stands alone
+	links   *links
+	picture picture
+	applied broadcast
+	grown   bool         // it begins its lives with the time-outs of a node among others; the supervisor's
+	gate    sync.RWMutex // held by proposals; a new life of raft waits for them
+	loops   sync.WaitGroup
+	life    context.Context // of the loops; ends with Shutdown
+	end     context.CancelFunc
+	moves   atomic.Uint64 // changes of leader seen
+	ended   bool          // guarded by mu: nothing is spawned any more
 
 	leader  chan bool
 	events  chan event
@@ -148,12 +183,9 @@ func bootstrapLog(conf *Config, machine *exec.Machine) (err error) {
 	if err != nil {
 		return err
 	}
-	trans, closeTrans, err := newTransport(conf)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, closeTrans()) }()
-	rc := raftConfig(conf)
+	_, trans := raft.NewInmemTransport(raft.ServerAddress(conf.NodeID))
+	defer func() { err = errors.Join(err, trans.Close()) }()
+	rc := raftConfig(conf, conf.Timeouts)
 	voter := raft.Server{Suffrage: raft.Voter, ID: rc.LocalID, Address: trans.LocalAddr()}
 	members := raft.Configuration{Servers: []raft.Server{voter}}
 	err = raft.BootstrapCluster(rc, wal, wal, snaps, trans, members)
@@ -190,19 +222,60 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 		changed: make(chan struct{}), leader: make(chan bool, 1), events: make(chan event, 16),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}
+	n.life, n.end = context.WithCancel(context.Background()) //nolint:forbidigo // the node's own life, which Shutdown ends
+	n.links = newLinks(n)
+	n.Handle(methodReadIndex, n.serveReadIndex)
+	if conf.Listen != "" {
+		if err := n.openPort(); err != nil {
+			n.end()
+			return nil, err
+		}
+	}
+	if err := n.begin(); err != nil {
+		n.end()
+		return nil, errors.Join(err, n.closePort())
+	}
+	return n, nil
+}
+
+// openPort opens the cluster port and answers what needs no executor.
+func (n *Node) openPort() (err error) {
+	if err := n.conf.Directory.load(n.conf.Dir); err != nil {
+		return err
+	}
+	n.port, err = openPort(n.life, n)
+	return err
+}
+
+func (n *Node) closePort() error {
+	n.links.close()
+	if n.port == nil {
+		return nil
+	}
+	return n.port.close()
+}
+
+// begin starts the node's first life.
+func (n *Node) begin() (err error) {
+	machine := n.machine
 	if machine.Store().DiskState().Level == store.DiskCritical {
 		n.parked = parkedDisk
 	} else if n.run, err = n.start(); err != nil {
-		return nil, err
+		return err
 	}
 	n.unwatch = machine.Store().WatchDisk(func(d store.DiskState) { n.post(event{disk: &d}) })
 	go n.supervise()
-	return n, nil
+	return nil
 }
 
 // Shutdown stops taking part and closes the log. Proposals that wait are answered ErrUnknownOutcome.
 func (n *Node) Shutdown() error {
 	n.unwatch()
+	n.mu.Lock()
+	n.ended = true
+	n.mu.Unlock()
+	n.end()
+	n.loops.Wait()
 	n.once.Do(func() { close(n.quit) })
 	<-n.done
 	n.mu.Lock()
@@ -210,10 +283,22 @@ func (n *Node) Shutdown() error {
 	n.run, n.parked = nil, "shut down"
 	n.wakeLocked()
 	n.mu.Unlock()
-	if run == nil {
-		return nil
+	var err error
+	if run != nil {
+		err = run.stop(stopWait)
 	}
-	return run.stop(stopWait)
+	return errors.Join(err, n.closePort())
+}
+
+// spawn runs work that Shutdown waits for; false after the end.
+func (n *Node) spawn(work func()) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.ended {
+		return false
+	}
+	n.loops.Go(work)
+	return true
 }
 
 // current is the running raft, nil while parked.

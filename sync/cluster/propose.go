@@ -20,13 +20,15 @@ func (n *Node) Propose(ctx context.Context, data []byte) error {
 	if err := n.ready(ctx); err != nil {
 		return err
 	}
+	n.gate.RLock()
+	defer n.gate.RUnlock()
 	run := n.current()
 	if run == nil {
 		return n.whyParked()
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	future := run.raft.Apply(data, n.conf.Timeouts.Propose)
+	future := run.raft.Apply(data, run.times.Propose)
 	if err := await(ctx, future); err != nil {
 		return n.explain(err)
 	}
@@ -106,7 +108,7 @@ func (n *Node) Barrier(ctx context.Context) error {
 	}
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	if err := await(ctx, run.raft.Barrier(n.conf.Timeouts.Propose)); err != nil {
+	if err := await(ctx, run.raft.Barrier(run.times.Propose)); err != nil {
 		return fmt.Errorf("%w: %w", ErrQuorumLost, err)
 	}
 	return nil
@@ -123,6 +125,3 @@ func (n *Node) Snapshot() error {
 	}
 	return nil
 }
-
-// Linearize returns, on a leader, once everything that anybody acknowledged before the call is applied here.
-func (n *Node) Linearize(ctx context.Context) error { return n.Barrier(ctx) }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -19,7 +20,10 @@ type running struct {
 	raft       *raft.Raft
 	log        *logStore
 	closeTrans func() error
-	contact    time.Duration // silence of a leader after which it counts as lost
+	times      Timeouts
+	alone      bool           // begun with the time-outs of a node without others
+	trans      raft.Transport // to tell another to lead, while this one's disk hangs
+	readable   atomic.Uint64  // term of which an entry is known to be committed
 	notes      sync.WaitGroup
 	quit       chan struct{}
 }
@@ -37,11 +41,11 @@ func openWAL(c *Config) (*wal.WAL, error) {
 	return w, nil
 }
 
-func raftConfig(c *Config) *raft.Config {
+func raftConfig(c *Config, t Timeouts) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.NodeID)
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = c.Timeouts.Heartbeat, c.Timeouts.Election, c.Timeouts.Lease
-	rc.CommitTimeout = c.Timeouts.Commit
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
+	rc.CommitTimeout = t.Commit
 	rc.MaxAppendEntries = 64
 	rc.BatchApplyCh = true
 	rc.ShutdownOnRemove = false
@@ -67,24 +71,61 @@ func (n *Node) start() (run *running, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := snaps.resume(n.log); err != nil {
+		return nil, err
+	}
 	if err := n.belong(w, snaps); err != nil {
 		return nil, err
 	}
-	trans, closeTrans, err := newTransport(&n.conf)
+	servers, err := persisted(w, snaps)
 	if err != nil {
 		return nil, err
 	}
-	run = &running{closeTrans: closeTrans, contact: n.conf.Timeouts.Election, quit: make(chan struct{})}
-	run.log = &logStore{walStore: w, timeout: n.conf.Timeouts.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
+	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, quit: make(chan struct{})}
+	if run.alone {
+		run.times = n.conf.Timeouts
+	}
+	trans, closeTrans := n.newTransport(run.times)
+	run.trans, run.closeTrans = trans, closeTrans
+	run.log = &logStore{walStore: w, timeout: run.times.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
 	leads := make(chan bool)
-	rc := raftConfig(&n.conf)
+	rc := raftConfig(&n.conf, run.times)
 	rc.NotifyCh = leads
 	rc.TrailingLogs = trailing(n.conf.budget(n.machine.Store().DiskState()), run.log.averageEntry())
-	if run.raft, err = raft.NewRaft(rc, fsm{n.machine}, run.log, run.log, snaps, trans); err != nil {
+	if run.raft, err = raft.NewRaft(rc, fsm{n.machine, &n.applied}, run.log, run.log, snaps, trans); err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), closeTrans())
 	}
 	n.listen(run, leads)
 	return run, nil
+}
+
+// persisted is the newest configuration that log and snapshots hold.
+func persisted(log raft.LogStore, snaps *snapshots) (conf raft.Configuration, err error) {
+	list, err := snaps.List()
+	if err != nil {
+		return conf, err
+	}
+	from, err := log.FirstIndex()
+	if err != nil {
+		return conf, fmt.Errorf("open raft log: %w", err)
+	}
+	if len(list) > 0 {
+		conf, from = list[0].Configuration, max(from, list[0].Index+1)
+	}
+	last, err := log.LastIndex()
+	if err != nil {
+		return conf, fmt.Errorf("open raft log: %w", err)
+	}
+	for i := max(from, 1); i <= last; i++ {
+		var l raft.Log
+		if err := log.GetLog(i, &l); err != nil {
+			return conf, fmt.Errorf("read raft log: %w", err)
+		}
+		if l.Type == raft.LogConfiguration {
+			conf = raft.DecodeConfiguration(l.Data)
+		}
+	}
+	return conf, nil
 }
 
 // belong refuses a log that ends before the state, or was cut after it: both lose acknowledged writes without a word.
@@ -93,15 +134,15 @@ func (n *Node) belong(w *wal.WAL, snaps *snapshots) error {
 	if err != nil {
 		return fmt.Errorf("open raft log: %w", err)
 	}
-	cut, flushed, err := snaps.newest()
+	newest, err := snaps.newest()
 	if err != nil {
 		return err
 	}
-	if applied := n.machine.AppliedIndex(); applied > max(last, cut) {
-		return errLogBehind(applied, max(last, cut))
+	if applied, known := n.machine.AppliedIndex(), max(last, newest.Index, newest.Installed); applied > known {
+		return errLogBehind(applied, known)
 	}
-	if durable := n.machine.DurableIndex(); durable < flushed {
-		return errStateBehind(durable, cut)
+	if durable := n.machine.DurableIndex(); durable < newest.Flushed {
+		return errStateBehind(durable, newest.Index)
 	}
 	return nil
 }
@@ -120,7 +161,10 @@ func (n *Node) listen(run *running, leads <-chan bool) {
 			select {
 			case lead := <-leads:
 				n.announce(lead)
-			case <-seen:
+			case o := <-seen:
+				if l, ok := o.Data.(raft.LeaderObservation); ok && l.LeaderID != "" {
+					n.moves.Add(1)
+				}
 				n.wake()
 			case <-run.quit:
 				return
@@ -152,13 +196,16 @@ const stopWait = 10 * time.Second
 // the log stays open: closing it under a write would be worse.
 func (r *running) stop(wait time.Duration) error {
 	err := r.closeTrans()
+	hung := errors.Is(err, errHung)
 	stopped := make(chan error, 1)
 	go func() { stopped <- r.raft.Shutdown().Error() }()
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	select {
 	case stopErr := <-stopped:
-		err = errors.Join(err, stopErr, r.log.Close())
+		if err = errors.Join(err, stopErr); !hung {
+			err = errors.Join(err, r.log.Close())
+		}
 	case <-timeout.C:
 		err = errors.Join(err, errHung)
 	}

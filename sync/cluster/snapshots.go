@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,10 +25,12 @@ type snapshots struct {
 var _ raft.SnapshotStore = (*snapshots)(nil)
 
 // record is the file of a snapshot. Flushed is the last command that the store held when it was taken: a state that ends before it has
-// lost what the log no longer holds.
+// lost what the log no longer holds. Installed is the last command in a state that came from a leader: it may lie beyond Index, because a
+// snapshot is sent as the state stands when it is sent.
 type record struct {
 	raft.SnapshotMeta
-	Flushed uint64
+	Flushed   uint64
+	Installed uint64 `json:",omitempty"`
 }
 
 const (
@@ -47,7 +50,7 @@ func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, con
 		Version: version, ID: fmt.Sprintf("%020d-%020d", index, term), Index: index, Term: term,
 		Configuration: conf, ConfigurationIndex: confIndex,
 	}
-	return &sink{store: s, meta: record{meta, s.machine.DurableIndex()}}, nil
+	return &sink{store: s, meta: record{SnapshotMeta: meta, Flushed: s.machine.DurableIndex()}}, nil
 }
 
 // List names the newest snapshot only: older ones describe states that no longer exist.
@@ -63,17 +66,55 @@ func (s *snapshots) List() ([]*raft.SnapshotMeta, error) {
 	return []*raft.SnapshotMeta{&meta.SnapshotMeta}, nil
 }
 
-// newest is the index of the newest snapshot and the last command its state held; zeros when there is none.
-func (s *snapshots) newest() (index, flushed uint64, err error) {
+// newest is the newest snapshot's record, empty when there is none.
+func (s *snapshots) newest() (record, error) {
 	names, err := s.names(metaSuffix)
 	if err != nil || len(names) == 0 {
-		return 0, 0, err
+		return record{}, err
 	}
 	r, err := s.read(names[len(names)-1])
 	if err != nil {
-		return 0, 0, err
+		return record{}, err
 	}
-	return r.Index, r.Flushed, nil
+	return *r, nil
+}
+
+// resume installs a snapshot that had arrived whole when the node stopped before the machine took it over: raft counts it as installed.
+// Pieces of one that had not arrived go.
+func (s *snapshots) resume(log *slog.Logger) error {
+	newest, err := s.newest()
+	if err != nil {
+		return err
+	}
+	spools, err := s.names(spoolSuffix)
+	if err != nil {
+		return err
+	}
+	for _, id := range spools {
+		path := filepath.Join(s.dir, id+spoolSuffix)
+		if id == newest.ID && s.machine.DurableIndex() < newest.Installed {
+			log.Info("installing a snapshot that arrived before the last stop", "index", newest.Installed)
+			if err := s.install(path); err != nil {
+				return err
+			}
+		}
+		if err := os.Remove(path); err != nil {
+			return fmt.Errorf("remove snapshot: %w", err)
+		}
+	}
+	return nil
+}
+
+func (s *snapshots) install(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("install snapshot: %w", err)
+	}
+	defer f.Close()
+	if err := s.machine.Restore(f); err != nil {
+		return fmt.Errorf("install snapshot: %w", err)
+	}
+	return nil
 }
 
 // names lists the ids of the files with suffix, oldest first: ids sort by index, then term.
@@ -111,7 +152,7 @@ func (s *snapshots) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 		return nil, nil, err
 	}
 	if f, err := os.Open(filepath.Join(s.dir, meta.ID+spoolSuffix)); err == nil {
-		return &meta.SnapshotMeta, &spooled{File: f, store: s, index: meta.Index}, nil
+		return &meta.SnapshotMeta, &spooled{File: f, store: s, index: meta.Installed}, nil
 	}
 	t, err := s.machine.Transfer()
 	if err != nil {
@@ -171,9 +212,11 @@ func (k *sink) Write(b []byte) (int, error) {
 
 func (k *sink) Close() error {
 	if k.spool != nil {
-		if err := errors.Join(k.spool.Sync(), k.spool.Close()); err != nil {
+		info, err := exec.ReadStateInfo(io.NewSectionReader(k.spool, 0, k.meta.Size))
+		if err = errors.Join(err, k.spool.Sync(), k.spool.Close()); err != nil {
 			return fmt.Errorf("receive snapshot: %w", err)
 		}
+		k.meta.Installed = info.Index
 	}
 	raw, err := json.Marshal(k.meta)
 	if err != nil {

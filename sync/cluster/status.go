@@ -1,6 +1,10 @@
 package cluster
 
-import "github.com/hashicorp/raft"
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+)
 
 // Status is what status pages, health facts and metrics show. Nothing in it is better than the truth: a parked node says so.
 type Status struct {
@@ -10,7 +14,10 @@ type Status struct {
 	Parked       string   `json:"parked,omitempty"` // why
 	Leader       string   `json:"leader,omitempty"` // node id
 	Voters       []string `json:"voters"`
-	Others       []string `json:"others,omitempty"` // members without a vote
+	Others       []string `json:"others,omitempty"`  // members without a vote
+	Members      []View   `json:"members,omitempty"` // as the leader sees them, or last said
+	Contact      bool     `json:"contact"`           // it leads, or has heard from a leader within an election time-out
+	LeaderMoves  uint64   `json:"leader_moves"`      // changes of leader that this node has seen since it began
 	Term         uint64   `json:"term"`
 	Version      uint64   `json:"version"`
 	LastIndex    uint64   `json:"last_index"`
@@ -33,13 +40,9 @@ func (n *Node) Status() Status {
 	if run == nil {
 		return st
 	}
-	switch run.raft.State() {
-	case raft.Leader:
-		st.State = "leader"
-	case raft.Candidate:
-		st.State = "candidate"
-	case raft.Follower:
-		st.State = "follower"
+	st.State, st.Contact, st.LeaderMoves = stateName(run.raft.State()), n.Contact(), n.moves.Load()
+	if n.port != nil {
+		st.Members, _ = n.Members()
 	}
 	_, id := run.raft.LeaderWithID()
 	st.Leader, st.Term = string(id), run.raft.CurrentTerm()
@@ -56,4 +59,12 @@ func (n *Node) Status() Status {
 		}
 	}
 	return st
+}
+
+// CertificateEnd is when this node's certificate ends; zero without a cluster port.
+func (n *Node) CertificateEnd() time.Time {
+	if n.conf.Credentials == nil {
+		return time.Time{}
+	}
+	return n.conf.Credentials.Leaf().NotAfter
 }

@@ -1,10 +1,12 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"syscall"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/types"
 
 	"wispgate/edge/store"
@@ -15,6 +17,9 @@ type event struct {
 	disk  *store.DiskState
 	run   *running // with unfit: whose log
 	unfit error
+
+	life   chan error   // of a new life: its outcome
+	change func() error // what happens between the lives
 }
 
 // Why a node is parked. Only the first ends by itself.
@@ -67,6 +72,8 @@ func (n *Node) supervise() {
 
 func (n *Node) consider(e event) {
 	switch {
+	case e.life != nil:
+		e.life <- n.liveAnew(e.change)
 	case e.unfit != nil && e.run == n.current():
 		n.unfit(e.unfit)
 	case e.disk == nil:
@@ -84,8 +91,37 @@ func (n *Node) unfit(err error) {
 		why = parkedDisk
 	}
 	n.log.Error("raft log unfit: this node stops taking part", "error", err)
+	n.bequeath()
 	n.park(why)
 }
+
+// bequeath tells the best placed voter to lead at once. Raft's own way goes through the loop that hangs with the disk.
+func (n *Node) bequeath() {
+	run := n.current()
+	if run == nil || n.port == nil || run.raft.State() != raft.Leader {
+		return
+	}
+	w := &work{n: n, run: run, now: n.conf.Now(), servers: servers(run.raft), peers: n.conf.Directory.Peers()}
+	heir := w.heir()
+	if heir == "" {
+		return
+	}
+	told := make(chan struct{})
+	go func() {
+		defer close(told)
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n.conf.NodeID), Addr: []byte(n.conf.NodeID)}
+		err := run.trans.TimeoutNow(raft.ServerID(heir), raft.ServerAddress(heir), &raft.TimeoutNowRequest{RPCHeader: header}, new(raft.TimeoutNowResponse))
+		n.log.Info("told another voter to lead", "node", heir, "error", err)
+	}()
+	wait := time.NewTimer(bequeathWait)
+	defer wait.Stop()
+	select {
+	case <-told:
+	case <-wait.C: // parking closes the transport, which ends the attempt
+	}
+}
+
+const bequeathWait = 2 * time.Second
 
 // noRoom recognises a full disk in what the log says. A segment that stays sealed is how raft-wal shows that it could not make the next.
 func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, types.ErrSealed) }
@@ -124,4 +160,58 @@ func (n *Node) unpark() {
 	n.run, n.parked = run, ""
 	n.wakeLocked()
 	n.log.Info("node takes part again")
+}
+
+// newLife ends this life of raft and begins another with the time-outs of a node among others. Proposals in flight end first; those that
+// come meanwhile wait, and for an election time-out nobody leads.
+func (n *Node) newLife(ctx context.Context) error {
+	return n.betweenLives(ctx, event{life: make(chan error, 1), change: func() error { n.grown = true; return nil }})
+}
+
+// betweenLives has the supervisor end raft, make a change and begin raft anew.
+func (n *Node) betweenLives(ctx context.Context, e event) error {
+	select {
+	case n.events <- e:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-e.life:
+		return err
+	case <-n.done:
+		return quorumLost()
+	}
+}
+
+// liveAnew is betweenLives on the supervisor's goroutine. When the change fails raft begins as it was.
+func (n *Node) liveAnew(change func() error) error {
+	n.gate.Lock()
+	defer n.gate.Unlock()
+	n.mu.Lock()
+	run := n.run
+	if run == nil {
+		n.mu.Unlock()
+		return n.whyParked()
+	}
+	n.run = nil
+	n.wakeLocked()
+	n.mu.Unlock()
+	err := run.stop(stopWait)
+	n.announce(false)
+	var next *running
+	if err == nil {
+		err = change()
+		var failed error
+		if next, failed = n.start(); failed != nil {
+			err = errors.Join(err, failed)
+		}
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.run = next; next == nil {
+		n.parked = parkedLog
+		n.log.Error("raft does not start again: this node takes no part", "error", err)
+	}
+	n.wakeLocked()
+	return err
 }

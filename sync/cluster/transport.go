@@ -1,49 +1,72 @@
 package cluster
 
 import (
-	"context"
-	"crypto/tls"
 	"errors"
-	"fmt"
-	"net"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
 )
 
-// alpn separates raft's traffic from forwarding on the same port.
-const alpn = "wg-raft/1"
+// transportTimeout bounds each exchange of raft with a peer. A snapshot gets as many of it as it has pieces of snapshotScale.
+const transportTimeout = 10 * time.Second
 
-// newTransport is in memory for a node that stands alone, else TCP under mutual TLS. There is no plain TCP: whoever could reach the port
-// could write the log.
-func newTransport(c *Config) (raft.Transport, func() error, error) {
-	if c.BindAddr == "" {
-		_, t := raft.NewInmemTransport(raft.ServerAddress(c.NodeID))
-		return t, t.Close, nil
-	}
-	if c.TLS == nil || c.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
-		return nil, nil, errors.New("raft over the network needs a TLS configuration that verifies both sides")
-	}
-	conf := c.TLS.Clone()
-	conf.NextProtos = []string{alpn}
-	conf.MinVersion = tls.VersionTLS13
-	l, err := tls.Listen("tcp", c.BindAddr, conf)
-	if err != nil {
-		return nil, nil, fmt.Errorf("listen for raft: %w", err)
+// newTransport is in memory for a node that stands alone, else raft's streams on the node's port. There is no plain TCP: whoever could
+// reach the port could write the log.
+func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
+	if n.port == nil {
+		_, t := raft.NewInmemTransport(raft.ServerAddress(n.conf.NodeID))
+		return t, t.Close
 	}
 	t := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: stream{l, conf}, MaxPool: 3, Timeout: 10 * time.Second, Logger: newRaftLog(c.Logger),
+		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: transportTimeout, Logger: newRaftLog(n.conf.Logger),
 	})
-	return t, t.Close, nil
+	t.TimeoutScale = times.SnapshotScale
+	g := &guarded{NetworkTransport: t}
+	return g, func() error {
+		t.CloseStreams()
+		return errors.Join(t.Close(), g.hush())
+	}
 }
 
-// stream dials and accepts with the same TLS configuration.
-type stream struct {
-	net.Listener
-	conf *tls.Config
+// guarded is raft's transport whose heartbeats can be waited for. Raft answers them on the connection's own goroutine, where it may write
+// its term, and its Shutdown does not wait for that: a log closed meanwhile would end the program.
+type guarded struct {
+	*raft.NetworkTransport
+
+	mu     sync.RWMutex
+	silent bool
 }
 
-func (s stream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	d := tls.Dialer{NetDialer: &net.Dialer{Timeout: timeout}, Config: s.conf}
-	return d.DialContext(context.Background(), "tcp", string(address)) //nolint:forbidigo // bounded by the timeout; raft hands over no context
+// SetHeartbeatHandler implements raft.Transport.
+func (g *guarded) SetHeartbeatHandler(beat func(raft.RPC)) {
+	g.NetworkTransport.SetHeartbeatHandler(func(rpc raft.RPC) {
+		g.mu.RLock()
+		defer g.mu.RUnlock()
+		if g.silent {
+			rpc.Respond(nil, raft.ErrTransportShutdown)
+			return
+		}
+		beat(rpc)
+	})
+}
+
+// hush refuses heartbeats from now on, and lets those that are being answered come to their end for a while: on a disk that hangs they do
+// not, and then the log stays open, too.
+func (g *guarded) hush() error {
+	hushed := make(chan struct{})
+	go func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.silent = true
+		close(hushed)
+	}()
+	wait := time.NewTimer(stopWait)
+	defer wait.Stop()
+	select {
+	case <-hushed:
+		return nil
+	case <-wait.C:
+		return errHung
+	}
 }

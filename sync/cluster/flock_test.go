@@ -1,0 +1,388 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/exec"
+	"wispgate/edge/store"
+	"wispgate/edge/vault"
+)
+
+// flock is a cluster inside a test: whole nodes, from TLS to the store, over wires.
+type flock struct {
+	t     testing.TB
+	dir   string
+	wires *wires
+	clock func() time.Time
+	birds map[string]*bird
+	conf  func(*Config)
+	store store.Options
+}
+
+// bird is one node of it.
+type bird struct {
+	f       *flock
+	name    string
+	dir     string
+	advert  string
+	vault   *vault.Vault
+	store   *store.Store
+	machine *exec.Machine
+	exec    *exec.Exec
+	node    *Node
+	members *Directory
+	stop    context.CancelFunc
+}
+
+// quick are time-outs for tests in real time; the profile's own are for bubbles.
+var quick = Timeouts{Heartbeat: 150 * time.Millisecond, Election: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 10 * time.Millisecond}
+
+func newFlock(t testing.TB, conf func(*Config)) *flock {
+	f := &flock{t: t, dir: t.TempDir(), wires: newWires(), clock: time.Now, birds: map[string]*bird{}, conf: conf}
+	t.Cleanup(f.close)
+	return f
+}
+
+func (f *flock) close() {
+	for _, b := range f.birds {
+		b.down()
+	}
+}
+
+func (f *flock) names() []string {
+	var list []string
+	for name := range f.birds {
+		list = append(list, name)
+	}
+	return list
+}
+
+// fakeSecrets answers what the executor asks of a vault; nothing here seals.
+type fakeSecrets struct{}
+
+func (fakeSecrets) Seal(_, _, _ string, p []byte) (string, error) { return string(p), nil }
+func (fakeSecrets) MAC(_, _ string, data []byte) []byte           { return data }
+func (fakeSecrets) Digest(p string) (string, error)               { return p, nil }
+
+func (f *flock) bird(name string) *bird {
+	b := f.birds[name]
+	if b == nil {
+		b = &bird{f: f, name: name, dir: filepath.Join(f.dir, name), advert: name + ":7846"}
+		f.birds[name] = b
+	}
+	return b
+}
+
+func (b *bird) logDir() string  { return filepath.Join(b.dir, "log") }
+func (b *bird) keysDir() string { return filepath.Join(b.dir, "keys", "cluster") }
+
+func (b *bird) openVault() {
+	if b.vault == nil {
+		var err error
+		b.vault, err = vault.Open(filepath.Join(b.dir, "keys"))
+		check(b.f.t, err)
+	}
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (b *bird) config() Config {
+	c := Config{
+		Dir: b.logDir(), NodeID: b.name, ClusterID: "c1", Site: "site-" + b.name, Version: "test", Now: b.f.clock,
+		Listen: b.advert, Advertise: b.advert, Network: b.f.wires.as(b.name), Vault: b.vault, Incarnation: "i1",
+		Timeouts: Timeouts{Heartbeat: 20 * time.Millisecond}, Peers: quick,
+		Pace: Pace{Poll: 50 * time.Millisecond, Stable: 300 * time.Millisecond, Lost: 2 * time.Second},
+	}
+	if os.Getenv("FLOCK_LOG") != "" {
+		c.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", b.name)
+	}
+	if b.f.conf != nil {
+		b.f.conf(&c)
+	}
+	return c
+}
+
+// up starts a node that has been founded or has joined.
+func (b *bird) up() *bird {
+	t := b.f.t
+	t.Helper()
+	b.openVault()
+	opts := b.f.store
+	opts.Dir, opts.BallastBytes = filepath.Join(b.dir, "store"), -1
+	var err error
+	b.store, err = store.Open(opts)
+	check(t, err)
+	b.machine, err = exec.NewMachine(b.store, exec.MachineOptions{})
+	check(t, err)
+	b.members = NewDirectory()
+	c := b.config()
+	modules := []edge.Module{Module(Ports{Directory: b.members, Live: func() *Node { return b.node }}), registers()}
+	b.exec, err = exec.New(exec.Config{
+		Modules: modules, Machine: b.machine, Store: b.store, Secrets: fakeSecrets{}, Now: b.f.clock, Logger: slog.New(slog.DiscardHandler),
+		EventRetention: time.Hour, Node: b.name,
+	})
+	check(t, err)
+	exists, err := Exists(c.Dir)
+	check(t, err)
+	if exists {
+		c.Credentials, err = LoadCredentials(b.keysDir(), c.ClusterID, c.NodeID)
+	} else {
+		c.Credentials, err = MakeCredentials(b.keysDir(), c.ClusterID, c.NodeID, b.f.clock())
+	}
+	check(t, err)
+	c.Directory = b.members
+	if !exists {
+		check(t, Bootstrap(c, b.machine))
+	}
+	b.node, err = Open(c, b.machine)
+	check(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	b.stop = stop
+	b.node.Handle(MethodIntent, func(ctx context.Context, _ string, body []byte) ([]byte, error) { return b.exec.Serve(ctx, body) })
+	b.exec.Start(ctx, b.node)
+	b.node.Attach(b.exec)
+	return b
+}
+
+// down stops the node; harmless twice.
+func (b *bird) down() {
+	if b.node == nil {
+		return
+	}
+	b.f.t.Helper()
+	node := b.node
+	b.stop()
+	b.exec.Stop()
+	err := node.Shutdown()
+	b.node = nil
+	if err = errors.Join(err, b.machine.Close(), b.store.Close()); err != nil {
+		b.f.t.Errorf("stop %s: %v", b.name, err)
+	}
+}
+
+// invite makes a token at the leader.
+func (f *flock) invite(role Role, replaces string) string {
+	f.t.Helper()
+	l := f.leader()
+	reply, err := edge.Do(within(f.t, 10*time.Second), l.exec, operator, "", "sync.invitation.create", NewInvitation{Role: role, Replaces: replaces})
+	check(f.t, err)
+	return reply.Once[0]["token"]
+}
+
+var operator = edge.SystemActor(edge.System, "console")
+
+func (f *flock) do(op string, in any) error {
+	_, err := edge.Do(within(f.t, 10*time.Second), f.leader().exec, operator, "", op, in)
+	return err
+}
+
+// join knocks with a token, without starting the node.
+func (b *bird) join(token string) (Welcome, error) {
+	b.openVault()
+	return Joiner{
+		Token: token, Node: b.name, Site: "site-" + b.name, Advertise: b.advert, Version: "test", Dir: b.logDir(), CredentialsDir: b.keysDir(),
+		Vault: b.vault, Network: b.f.wires.as(b.name), Now: b.f.clock,
+	}.Join(within(b.f.t, 40*time.Second), func(Welcome) error { return nil })
+}
+
+// found makes the cluster of one node, and grow adds others.
+func (f *flock) found(name string) *bird {
+	f.t.Helper()
+	b := f.bird(name).up()
+	check(f.t, b.node.WaitLeader(within(f.t, 10*time.Second)))
+	f.until("the first record", func() bool { p, ok := b.members.Peer(name); return ok && p.Voter })
+	return b
+}
+
+func (f *flock) grow(role Role, names ...string) {
+	f.t.Helper()
+	for _, name := range names {
+		_, err := f.bird(name).join(f.invite(role, ""))
+		check(f.t, err)
+		f.bird(name).up()
+	}
+	for _, name := range names {
+		f.until(name+" is a "+string(role), func() bool {
+			p, ok := f.leader().members.Peer(name)
+			return ok && p.Status == Joined && p.Voter == (role == Voter)
+		})
+	}
+}
+
+// until polls the condition with a deadline and shows the state when it does not come true.
+func (f *flock) until(what string, ok func() bool) {
+	f.t.Helper()
+	f.untilWithin(30*time.Second, what, ok)
+}
+
+func (f *flock) untilWithin(d time.Duration, what string, ok func() bool) {
+	f.t.Helper()
+	deadline := time.NewTimer(d)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline.C:
+			f.t.Fatalf("not within %s: %s\n%s", d, what, f.state())
+		}
+	}
+}
+
+func (f *flock) state() string {
+	var out strings.Builder
+	for _, b := range f.birds {
+		if b.node == nil {
+			fmt.Fprintf(&out, "%s: down\n", b.name)
+			continue
+		}
+		raw, _ := json.Marshal(b.node.Status())
+		fmt.Fprintf(&out, "%s: %s\n", b.name, raw)
+		for _, p := range b.members.Peers() {
+			fmt.Fprintf(&out, "   %s role %s voter %v status %s lost %v repair %v\n", p.Node, p.Role, p.Voter, p.Status, p.LostAt, p.RepairAt)
+		}
+	}
+	return out.String()
+}
+
+// leader waits for a node that leads with the consent of the others.
+func (f *flock) leader() *bird {
+	f.t.Helper()
+	var found *bird
+	f.until("a leader", func() bool {
+		found = nil
+		for _, b := range f.birds {
+			if b.node != nil && b.node.IsLeader() {
+				if st := b.node.Status(); found == nil || st.Term > found.node.Status().Term {
+					found = b
+				}
+			}
+		}
+		return found != nil && found.node.Linearize(within(f.t, 2*time.Second)) == nil
+	})
+	return found
+}
+
+// settled waits until every running node has the same version, and compares their checksums.
+func (f *flock) settled() (version uint64) {
+	f.t.Helper()
+	f.until("all nodes are at one version", func() bool {
+		l := f.leader()
+		version = l.machine.Version()
+		for _, b := range f.birds {
+			if b.node == nil {
+				continue
+			}
+			if p, ok := l.members.Peer(b.name); ok && p.Status != Removed && b.machine.Version() != version {
+				return false
+			}
+		}
+		return l.machine.Version() == version
+	})
+	sums := map[string]string{}
+	for _, b := range f.birds {
+		if b.node == nil {
+			continue
+		}
+		if p, ok := f.leader().members.Peer(b.name); !ok || p.Status == Removed {
+			continue
+		}
+		v, sum, err := b.machine.Checksum()
+		check(f.t, err)
+		sums[b.name] = fmt.Sprintf("%d %x", v, sum)
+	}
+	for name, s := range sums {
+		if s != sums[f.leader().name] && strings.HasPrefix(s, strconv.FormatUint(version, 10)+" ") {
+			f.t.Fatalf("node %s holds another state: %v", name, sums)
+		}
+	}
+	return version
+}
+
+// register is a record that tests write through the cluster.
+type register struct {
+	edge.Meta
+	Key   string `json:"key" check:"max=64"`
+	Value string `json:"value" check:"max=100000"`
+	Count int64  `json:"count"`
+}
+
+var registerTable = &edge.Table[register]{
+	Name: "test.register", Prefix: "reg", Meta: func(r *register) *edge.Meta { return &r.Meta },
+	Indexes: []edge.Index[register]{{Name: "key", Unique: true, Keys: func(r *register) []string { return []string{r.Key} }}},
+}
+
+type registerWrite struct {
+	Key   string `json:"key" check:"max=64"`
+	Value string `json:"value" check:"max=100000"`
+}
+
+func findRegister(v edge.View, key string) (register, error) {
+	r, err := registerTable.By(v, "key", key)
+	if e, ok := edge.AsError(err); err != nil && ok && e.Kind == edge.NotFound {
+		return register{Key: key}, nil
+	}
+	return r, err
+}
+
+var writeRegister = edge.Command[registerWrite, register]{
+	Name: "test.register.write", Scope: "test:write", Class: edge.Write, Summary: "Write a register",
+	Handle: func(tx edge.Tx, in registerWrite) (register, error) {
+		r, err := findRegister(tx, in.Key)
+		if err != nil {
+			return r, err
+		}
+		if r.ID == "" {
+			r.ID = tx.NewID("reg")
+		}
+		r.Value, r.Count = in.Value, r.Count+1
+		return r, registerTable.Put(tx, &r)
+	},
+}
+
+var readRegister = edge.Query[registerWrite, register]{
+	Name: "test.register.read", Scope: "test:read", Class: edge.Read, Summary: "Read a register",
+	Handle: func(v edge.View, in registerWrite) (register, error) { return findRegister(v, in.Key) },
+}
+
+func registers() edge.Module {
+	w, r := writeRegister.Op(), readRegister.Op()
+	return edge.Module{Name: "test", Summary: "Registers.", Tables: []edge.AnyTable{registerTable}, Ops: []*edge.Op{w, r}}
+}
+
+var tester = edge.SystemActor("acme", "test")
+
+// write writes a register at this node, with an operation id of its own or the given one.
+func (b *bird) write(ctx context.Context, op, key, value string) error {
+	_, err := edge.Do(ctx, b.exec, tester, op, "test.register.write", registerWrite{Key: key, Value: value})
+	return err
+}
+
+func (b *bird) read(ctx context.Context, key string) (register, error) {
+	raw, err := json.Marshal(registerWrite{Key: key})
+	if err != nil {
+		return register{}, err
+	}
+	out, _, err := b.exec.Ask(ctx, tester, "test.register.read", raw, 0)
+	if err != nil {
+		return register{}, err
+	}
+	return out.(register), nil
+}

@@ -1,0 +1,226 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"wispgate/edge/store"
+)
+
+// FeatureLevel is what this program can do. A feature that every node must know waits until every member reports its level.
+const FeatureLevel = 1
+
+const methodStats = "sync.stats"
+
+// stats is what a member tells the leader that looks at it.
+type stats struct {
+	LastIndex    uint64 `json:"last_index"`
+	AppliedIndex uint64 `json:"applied_index"`
+	Version      uint64 `json:"version"`
+	State        string `json:"state"`
+	DiskLow      bool   `json:"disk_low,omitempty"`
+	HoldsCA      bool   `json:"holds_ca,omitempty"`
+}
+
+// View is how the leader sees a member.
+type View struct {
+	Node    string    `json:"node"`
+	Seen    time.Time `json:"seen"`    // last answer; zero: none since this leader leads
+	Lag     uint64    `json:"lag"`     // log entries behind the leader
+	Version uint64    `json:"version"` // of its state
+	State   string    `json:"state"`   // leader, follower, candidate, parked
+	DiskLow bool      `json:"disk_low,omitempty"`
+	Voter   bool      `json:"voter"`
+}
+
+// picture is what the leader knows of the members, and what a follower was told of it.
+type picture struct {
+	mu   sync.Mutex
+	seen map[string]*sighting
+	told []View    // by the leader
+	at   time.Time // when
+}
+
+type sighting struct {
+	stats
+	first time.Time // answers without a break since
+	last  time.Time // zero: none
+	begun time.Time // since when it is looked at
+}
+
+func (p *picture) reset() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.seen = map[string]*sighting{}
+}
+
+func (p *picture) note(node string, s stats, err error, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := p.seen[node]
+	if g == nil {
+		g = &sighting{begun: now}
+		p.seen[node] = g
+	}
+	if err != nil {
+		g.first = time.Time{}
+		return
+	}
+	if g.first.IsZero() {
+		g.first = now
+	}
+	g.stats, g.last = s, now
+}
+
+func (p *picture) get(node string) (sighting, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	g := p.seen[node]
+	if g == nil {
+		return sighting{}, false
+	}
+	return *g, true
+}
+
+func (p *picture) keep(nodes map[string]bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	maps.DeleteFunc(p.seen, func(node string, _ *sighting) bool { return !nodes[node] })
+}
+
+func (p *picture) tell(list []View, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.told, p.at = list, now
+}
+
+// Members is how the leader sees the members, and when it was so: now on the leader, on others when it last said so.
+func (n *Node) Members() ([]View, time.Time) {
+	if n.IsLeader() {
+		return n.leaderViews(), n.conf.Now()
+	}
+	n.picture.mu.Lock()
+	defer n.picture.mu.Unlock()
+	return slices.Clone(n.picture.told), n.picture.at
+}
+
+func (n *Node) leaderViews() []View {
+	run := n.current()
+	if run == nil {
+		return nil
+	}
+	last, now := run.raft.LastIndex(), n.conf.Now()
+	var list []View
+	for _, s := range servers(run.raft) {
+		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter}
+		if v.Node == n.conf.NodeID {
+			v.Seen, v.State, v.Version, v.DiskLow = now, "leader", n.machine.Version(), n.diskLow()
+		} else if g, ok := n.picture.get(v.Node); ok {
+			v.Seen, v.State, v.Version, v.DiskLow = g.last, g.State, g.Version, g.DiskLow
+			if last > g.LastIndex {
+				v.Lag = last - g.LastIndex
+			}
+		}
+		list = append(list, v)
+	}
+	slices.SortFunc(list, func(a, b View) int { return cmp.Compare(a.Node, b.Node) })
+	return list
+}
+
+func servers(r *raft.Raft) []raft.Server {
+	f := r.GetConfiguration()
+	if f.Error() != nil {
+		return nil
+	}
+	return f.Configuration().Servers
+}
+
+// freshFor is how old a sighting may be for its node to count as well.
+func (n *Node) freshFor() time.Duration { return max(5*n.conf.Pace.Poll, 3*n.conf.Peers.Election) }
+
+// wellVoters are the voters that the leader has heard of lately. nil: nobody knows.
+func (n *Node) wellVoters() []string {
+	list, at := n.Members()
+	now := n.conf.Now()
+	if now.Sub(at) > n.freshFor() {
+		return nil
+	}
+	var well []string
+	for _, v := range list {
+		if v.Voter && !v.Seen.IsZero() && at.Sub(v.Seen) <= n.freshFor() {
+			well = append(well, v.Node)
+		}
+	}
+	return well
+}
+
+func (n *Node) diskLow() bool { return n.machine.Store().DiskState().Level >= store.DiskLow }
+
+// serveStats answers the leader's look, and takes over how it sees the others.
+func (n *Node) serveStats(_ context.Context, from string, body []byte) ([]byte, error) {
+	var told []View
+	if err := json.Unmarshal(body, &told); err == nil && from == n.leaderID() {
+		n.picture.tell(told, n.conf.Now())
+	}
+	return json.Marshal(n.stats())
+}
+
+func (n *Node) stats() stats {
+	s := stats{
+		AppliedIndex: n.machine.AppliedIndex(), Version: n.machine.Version(), State: "parked", DiskLow: n.diskLow(),
+		HoldsCA: n.conf.Credentials != nil && n.conf.Credentials.holdsCA(),
+	}
+	if run := n.current(); run != nil {
+		s.LastIndex, s.State = run.raft.LastIndex(), stateName(run.raft.State())
+	}
+	return s
+}
+
+func stateName(s raft.RaftState) string {
+	switch s {
+	case raft.Leader:
+		return "leader"
+	case raft.Candidate:
+		return "candidate"
+	case raft.Follower:
+		return "follower"
+	case raft.Shutdown:
+	}
+	return "parked"
+}
+
+// look asks every member how it is.
+func (n *Node) look(ctx context.Context, run *running) {
+	nodes := map[string]bool{}
+	told, err := json.Marshal(n.leaderViews())
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, max(n.conf.Pace.Poll, 2*time.Second))
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, s := range servers(run.raft) {
+		node := string(s.ID)
+		nodes[node] = true
+		if node == n.conf.NodeID {
+			continue
+		}
+		wg.Go(func() {
+			var st stats
+			raw, err := n.Call(ctx, node, methodStats, told)
+			if err == nil {
+				err = json.Unmarshal(raw, &st)
+			}
+			n.picture.note(node, st, err, n.conf.Now())
+		})
+	}
+	wg.Wait()
+	n.picture.keep(nodes)
+}

@@ -1,0 +1,287 @@
+package cluster
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"wispgate/edge"
+)
+
+// links are the connections over which this node asks others: one for each, made when it is needed.
+type links struct {
+	node *Node
+
+	mu     sync.Mutex
+	peers  map[string]*peerLink
+	closed bool
+	wg     sync.WaitGroup
+}
+
+// peerLink is the way to one member.
+type peerLink struct {
+	slots   chan struct{} // requests in flight
+	waiting chan struct{} // callers, those in flight included
+
+	dialing chan struct{} // held by whoever makes the connection
+	mu      sync.Mutex
+	link    *link
+}
+
+func newLinks(n *Node) *links { return &links{node: n, peers: map[string]*peerLink{}} }
+
+func (l *links) close() {
+	l.mu.Lock()
+	l.closed = true
+	for _, p := range l.peers {
+		p.mu.Lock()
+		if p.link != nil {
+			p.link.close(net.ErrClosed)
+		}
+		p.mu.Unlock()
+	}
+	l.mu.Unlock()
+	l.wg.Wait()
+}
+
+func (l *links) peer(node string) *peerLink {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.peers[node]
+	if p == nil {
+		p = &peerLink{
+			slots: make(chan struct{}, maxInFlight), waiting: make(chan struct{}, maxInFlight+maxWaiting), dialing: make(chan struct{}, 1),
+		}
+		l.peers[node] = p
+	}
+	return p
+}
+
+// forget drops the ways to nodes that are members no more.
+func (l *links) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for node, p := range l.peers {
+		if m, ok := l.node.conf.Directory.Peer(node); ok && m.Status != Removed {
+			continue
+		}
+		p.mu.Lock()
+		if p.link != nil {
+			p.link.close(net.ErrClosed)
+		}
+		p.mu.Unlock()
+		delete(l.peers, node)
+	}
+}
+
+// call asks a member over its connection.
+func (l *links) call(ctx context.Context, to string, r request) ([]byte, error) {
+	p := l.peer(to)
+	select {
+	case p.waiting <- struct{}{}:
+		defer func() { <-p.waiting }()
+	default:
+		return nil, errOverloaded()
+	}
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return nil, errOverloaded()
+	}
+	k, err := l.open(ctx, to, p)
+	if err != nil {
+		l.node.log.Debug("member not reached", "to", to, "method", r.method, "error", err)
+		return nil, quorumLost()
+	}
+	return k.ask(ctx, r)
+}
+
+// open returns the living connection to a member, making it when there is none.
+func (l *links) open(ctx context.Context, to string, p *peerLink) (*link, error) {
+	select {
+	case p.dialing <- struct{}{}:
+		defer func() { <-p.dialing }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	p.mu.Lock()
+	k := p.link
+	p.mu.Unlock()
+	if k != nil && !k.dead() {
+		return k, nil
+	}
+	conn, err := l.node.port.dial(ctx, to, protoRPC, false)
+	if err != nil {
+		return nil, err
+	}
+	k = newLink(conn, l.node.conf.Now)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		_ = conn.Close()
+		return nil, net.ErrClosed
+	}
+	l.wg.Go(k.read)
+	l.wg.Go(k.ping)
+	p.mu.Lock()
+	p.link = k
+	p.mu.Unlock()
+	return k, nil
+}
+
+// link is the asking end of a connection. Many requests are on their way at a time, each with an id.
+type link struct {
+	conn net.Conn
+	out  *frames
+	now  func() time.Time
+	gone chan struct{} // closed with the connection
+
+	mu      sync.Mutex
+	last    uint64
+	heard   time.Time
+	pending map[uint64]chan frame
+	err     error // why it is gone
+}
+
+func newLink(conn net.Conn, now func() time.Time) *link {
+	return &link{conn: conn, out: &frames{conn: conn, now: now}, now: now, gone: make(chan struct{}), pending: map[uint64]chan frame{}, heard: now()}
+}
+
+func (k *link) dead() bool {
+	select {
+	case <-k.gone:
+		return true
+	default:
+		return false
+	}
+}
+
+func (k *link) close(err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.err == nil {
+		k.err = err
+		close(k.gone)
+		_ = k.conn.Close()
+	}
+}
+
+// read hands answers to whoever waits for them.
+func (k *link) read() {
+	r := bufio.NewReader(k.conn)
+	for {
+		if err := k.conn.SetReadDeadline(k.now().Add(deadAfter)); err != nil {
+			k.close(err)
+			return
+		}
+		f, err := readFrame(r)
+		if err != nil {
+			k.close(err)
+			return
+		}
+		k.mu.Lock()
+		k.heard = k.now()
+		waiting := k.pending[f.id]
+		delete(k.pending, f.id)
+		k.mu.Unlock()
+		if waiting != nil {
+			waiting <- f // has room for one
+		}
+	}
+}
+
+// ping keeps the way through firewalls open and finds out when it is not.
+func (k *link) ping() {
+	t := time.NewTicker(pingEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-k.gone:
+			return
+		case <-t.C:
+			if err := k.out.write(frame{kind: kindPing}); err != nil {
+				k.close(err)
+				return
+			}
+		}
+	}
+}
+
+// silentAfter is how long a connection may give no sign while a caller waits until the next call makes a new one.
+const silentAfter = 3 * time.Second
+
+// ask sends one request and waits for its answer.
+func (k *link) ask(ctx context.Context, r request) ([]byte, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		r.wait = deadline.Sub(k.now())
+	} else {
+		r.wait = longestCall
+	}
+	return k.askRaw(ctx, r.encode())
+}
+
+// askRaw sends a request as it is.
+func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
+	answer := make(chan frame, 1)
+	k.mu.Lock()
+	if k.err != nil {
+		k.mu.Unlock()
+		return nil, quorumLost()
+	}
+	k.last++
+	id := k.last
+	k.pending[id] = answer
+	k.mu.Unlock()
+	defer func() {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		delete(k.pending, id)
+	}()
+	sent := k.now()
+	if err := k.out.write(frame{kind: kindRequest, id: id, payload: payload}); err != nil {
+		k.close(err)
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
+	}
+	select {
+	case f := <-answer:
+		return f.result()
+	case <-k.gone:
+		return nil, fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
+	case <-ctx.Done():
+		k.giveUp(id, sent)
+		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+	}
+}
+
+// giveUp tells the other end that nobody waits any more, and closes a connection that has been silent since the request went out.
+func (k *link) giveUp(id uint64, sent time.Time) {
+	k.mu.Lock()
+	silent := k.heard.Before(sent) && k.now().Sub(sent) >= silentAfter
+	k.mu.Unlock()
+	if silent {
+		k.close(errors.New("no sign of life"))
+		return
+	}
+	if err := k.out.write(frame{kind: kindCancel, id: id}); err != nil {
+		k.close(err)
+	}
+}
+
+func (f frame) result() ([]byte, error) {
+	switch f.kind {
+	case kindAnswer:
+		return f.payload, nil
+	case kindError:
+		e := new(edge.Error)
+		if err := json.Unmarshal(f.payload, e); err == nil && e.Code != "" {
+			return nil, e
+		}
+	}
+	return nil, fmt.Errorf("%w: the answer cannot be read", ErrUnknownOutcome)
+}

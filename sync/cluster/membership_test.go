@@ -1,0 +1,388 @@
+package cluster
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+)
+
+func TestATokenLetsOneNodeInOnceWithinItsTime(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	tok := f.invite(Replica, "")
+
+	if _, err := f.bird("x1").join("wgjoin1.AAAA"); code(err) != "token_wrong" {
+		t.Errorf("a token of no form: got %v", err)
+	}
+	forged, err := parseToken(tok)
+	check(t, err)
+	forged.Secret = "00000000000000000000000000000000"
+	if _, err := f.bird("x2").join(forged.String()); code(err) != "token_wrong" {
+		t.Errorf("another secret: got %v", err)
+	}
+	forged, _ = parseToken(tok)
+	forged.CA = fmt.Sprintf("%064d", 0)
+	if _, err := f.bird("x3").join(forged.String()); code(err) != "cluster_unproved" {
+		t.Errorf("another CA: got %v", err)
+	}
+
+	_, err = f.bird("n2").join(tok)
+	check(t, err)
+	if _, err := f.bird("x4").join(tok); code(err) != "token_used" {
+		t.Errorf("a second use: got %v", err)
+	}
+	if _, err := f.bird("n2").join(tok); code(err) != "cluster_exists" {
+		t.Errorf("a folder that holds a cluster: got %v", err)
+	}
+	f.bird("n2").up()
+	f.until("n2 follows", func() bool { p, _ := f.leader().members.Peer("n2"); return p.Status == Joined })
+
+	// The same node name from another machine.
+	other := f.bird("n5")
+	other.name = "n2"
+	if _, err := other.join(f.invite(Replica, "")); code(err) != "node_exists" {
+		t.Errorf("a name that is taken: got %v", err)
+	}
+	delete(f.birds, "n5")
+
+	late := f.invite(Replica, "")
+	now := f.clock
+	f.clock = func() time.Time { return now().Add(time.Hour) }
+	f.bird("n1").down()
+	f.bird("n1").up() // with a clock that is an hour on
+	if _, err := f.bird("x6").join(late); code(err) != "token_expired" {
+		t.Errorf("a token that has expired: got %v", err)
+	}
+}
+
+// TestAFirstAttemptThatWasNotAnsweredHoldsForTheSecond breaks the connection between the admission and its answer.
+func TestAFirstAttemptThatWasNotAnsweredHoldsForTheSecond(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	tok := f.invite(Voter, "")
+	b := f.bird("n2")
+	b.openVault()
+	j := Joiner{
+		Token: tok, Node: b.name, Advertise: b.advert, Dir: b.logDir(), CredentialsDir: b.keysDir(), Vault: b.vault,
+		Network: f.wires.as(b.name), Now: f.clock,
+	}
+	broken := errors.New("the power went")
+	if _, err := j.Join(within(t, 30*time.Second), func(Welcome) error { return broken }); !errors.Is(err, broken) {
+		t.Fatalf("got %v", err)
+	}
+	if exists, err := Exists(b.logDir()); err != nil || exists {
+		t.Fatalf("a half join counts: %v, %v", exists, err)
+	}
+	_, err := b.join(tok)
+	check(t, err)
+	b.up()
+	f.until("n2 votes", func() bool { p, _ := f.leader().members.Peer("n2"); return p.Voter })
+}
+
+func TestOnlyTheOperatorManagesTheCluster(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	ctx := within(t, 10*time.Second)
+	admin := edge.Actor{Tenant: "acme", Subject: "cli_1", Scopes: []string{"all:read", "all:write"}}
+	for op, in := range map[string]any{
+		"sync.invitation.create": NewInvitation{}, "sync.node.promote": PeerRef{"n1"}, "sync.node.demote": Demotion{Node: "n1"},
+		"sync.node.remove": Removal{Node: "n1"}, "sync.node.lead": PeerRef{"n1"}, "sync.node.repair": PeerRef{"n1"},
+		"sync.node.update": PeerChange{Node: "n1"}, "sync.check.start": edge.None{},
+		"sync.node.register": b.node.registration(), "sync.node.announce": b.node.registration(), "sync.node.settle": Settled{Node: "n1", Removed: "x"},
+		"sync.node.recover": Survivors{Nodes: []string{"n2"}}, "sync.node.admit": Admission{Registration: b.node.registration()},
+	} {
+		if _, err := edge.Do(ctx, b.exec, admin, "", op, in); code(err) != "cluster_operator_only" {
+			t.Errorf("%s for a tenant's administrator: got %v", op, err)
+		}
+	}
+	for _, op := range []string{"sync.node.register", "sync.node.announce", "sync.node.settle", "sync.node.recover", "sync.node.admit"} {
+		var in any = b.node.registration()
+		switch op {
+		case "sync.node.settle":
+			in = Settled{Node: "n1", Removed: "x"}
+		case "sync.node.recover":
+			in = Survivors{Nodes: []string{"n2"}}
+		}
+		if _, err := edge.Do(ctx, b.exec, operator, "", op, in); code(err) != "cluster_operator_only" {
+			t.Errorf("%s, the cluster's own, for the operator: got %v", op, err)
+		}
+	}
+	for _, op := range []string{"sync.node.list", "sync.invitation.list", "sync.check.list"} {
+		if _, _, err := b.exec.Ask(ctx, admin, op, nil, 0); code(err) != "cluster_operator_only" {
+			t.Errorf("%s for a tenant's administrator: got %v", op, err)
+		}
+	}
+}
+
+func TestWhatWouldBreakTheQuorumIsRefused(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	if err := f.do("sync.node.remove", Removal{Node: "n1", Force: true}); code(err) != "last_voter" {
+		t.Errorf("the last voter, by force: got %v", err)
+	}
+	if err := f.do("sync.node.remove", Removal{Node: "nobody"}); code(err) != "node_unknown" {
+		t.Errorf("nobody: got %v", err)
+	}
+	f.grow(Voter, "n2", "n3")
+	dead := "n3"
+	if f.leader().name == dead {
+		dead = "n2"
+	}
+	f.bird(dead).down()
+	f.until("the leader misses "+dead, func() bool { return len(f.leader().node.wellVoters()) == 2 })
+	alive := "n1"
+	if f.leader().name == alive {
+		alive = map[string]string{"n3": "n2", "n2": "n3"}[dead]
+	}
+	for op, in := range map[string]any{"sync.node.remove": Removal{Node: alive}, "sync.node.demote": Demotion{Node: alive}} {
+		if err := f.do(op, in); code(err) != "quorum_at_risk" {
+			t.Errorf("%s of a voter that is needed: got %v", op, err)
+		}
+	}
+	check(t, f.do("sync.node.remove", Removal{Node: dead}))
+	f.until("the dead node is out", func() bool { return len(f.leader().node.Status().Voters) == 2 })
+	if err := f.do("sync.node.promote", PeerRef{dead}); code(err) != "node_removed" {
+		t.Errorf("a node that was removed: got %v", err)
+	}
+	check(t, f.leader().write(within(t, 5*time.Second), "", "k", "two are a majority of two"))
+	f.settled()
+}
+
+func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.grow(Replica, "n4")
+	gone := f.bird("n4")
+	if _, err := gone.node.Call(within(t, 5*time.Second), "", methodReadIndex, nil); err != nil {
+		t.Fatal(err)
+	}
+	check(t, f.do("sync.node.remove", Removal{Node: "n4"}))
+	f.until("n4 is refused by all", func() bool {
+		for _, to := range []string{"n1", "n2", "n3"} {
+			if _, err := gone.node.Call(within(t, time.Second), to, methodStats, nil); err == nil {
+				return false
+			}
+		}
+		return !gone.node.Contact()
+	})
+	for _, name := range []string{"n1", "n2", "n3"} {
+		for _, proto := range []string{protoRaft, protoRPC} {
+			if conn, err := gone.node.port.dial(within(t, 5*time.Second), name, proto, true); err == nil {
+				// TLS 1.3 tells the client after its handshake.
+				_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+				if _, err = conn.Read(make([]byte, 1)); err == nil {
+					t.Errorf("%s lets a removed node in by %s", name, proto)
+				}
+				conn.Close()
+			}
+		}
+	}
+}
+
+func TestStrangersAreRefused(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	other, err := MakeCredentials(t.TempDir(), "c1", "n1", time.Now()) // the right names, another CA
+	check(t, err)
+	var forged tls.Certificate
+	{ // the cluster's CA, but for a node that no record names
+		leaf, err := b.node.conf.Credentials.issue("n9", other.key.Public(), time.Now())
+		check(t, err)
+		forged = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: other.key}
+	}
+	stolen := tls.Certificate{} // the cluster's CA and a member's name, but not the key its record pins
+	{
+		leaf, err := b.node.conf.Credentials.issue("n1", other.key.Public(), time.Now())
+		check(t, err)
+		stolen = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: other.key}
+	}
+	for name, cert := range map[string]*tls.Certificate{
+		"no certificate": nil, "another CA": other.certificate(), "no member": &forged, "another key": &stolen,
+	} {
+		for _, proto := range []string{protoRaft, protoRPC, "http/1.1"} {
+			raw, err := f.wires.as("x").Dial(within(t, 5*time.Second), b.advert)
+			check(t, err)
+			conf := &tls.Config{InsecureSkipVerify: true, NextProtos: []string{proto}}
+			if cert != nil {
+				conf.Certificates = []tls.Certificate{*cert}
+			}
+			conn := tls.Client(raw, conf)
+			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			if err = conn.Handshake(); err == nil {
+				_, err = conn.Read(make([]byte, 1))
+			}
+			if err == nil || errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%s by %s: got in (%v)", name, proto, err)
+			}
+			conn.Close()
+		}
+	}
+}
+
+func TestAnExpiredCertificateRenewsItselfEvenAfterAYear(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	f.grow(Replica, "n2")
+	r := f.bird("n2")
+	was := r.node.conf.Credentials.Leaf()
+	r.down()
+	b.down()
+	// Everything was off for a year: the leader signs its own, the replica asks for one with what it has.
+	f.clock = func() time.Time { return time.Now().AddDate(1, 0, 0) }
+	b.up()
+	check(t, b.node.WaitLeader(within(t, 10*time.Second)))
+	r.up()
+	f.until("the replica has a new certificate and follows", func() bool {
+		p, ok := b.members.Peer("n2")
+		return r.node.conf.Credentials.Leaf().NotAfter.After(was.NotAfter) && ok && p.Serial == r.node.conf.Credentials.Leaf().SerialNumber.Text(16) &&
+			r.machine.Version() == b.machine.Version()
+	})
+	if r.node.conf.Credentials.Fingerprint() != keyFingerprint(was.PublicKey) {
+		t.Error("the renewed certificate has another key")
+	}
+}
+
+// TestGrace holds what an expired certificate is good for.
+func TestGrace(t *testing.T) {
+	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
+	c, err := MakeCredentials(t.TempDir(), "c1", "n1", now)
+	check(t, err)
+	d := NewDirectory()
+	d.noted = map[string]Peer{"n1": {Node: "n1", Status: Joined, Fingerprint: c.Fingerprint()}}
+	chain := c.certificate().Leaf
+	for name, tt := range map[string]struct {
+		at      time.Time
+		expired bool
+	}{
+		"fresh":                        {now, false},
+		"before it begins":             {now.AddDate(-30, 0, 0), false},
+		"after its end":                {now.Add(certLife + time.Hour), false},
+		"at the end of the grace":      {now.Add(certLife + certGrace - time.Minute), false},
+		"after the grace":              {now.Add(certLife + certGrace + time.Hour), true},
+		"when everything lay for long": {now.AddDate(9, 0, 0), true},
+	} {
+		who, expired, err := c.verify([]*x509.Certificate{chain}, d, tt.at)
+		if err != nil || who != "n1" || expired != tt.expired {
+			t.Errorf("%s: got %s, %v, %v", name, who, expired, err)
+		}
+	}
+	d.noted["n1"] = Peer{Node: "n1", Status: Removed, Fingerprint: c.Fingerprint()}
+	if _, _, err := c.verify([]*x509.Certificate{chain}, d, now); err == nil {
+		t.Error("a removed node is verified")
+	}
+}
+
+func TestAnAddressChangesByItsRecord(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	b := f.bird("n3")
+	if f.leader() == b {
+		check(t, f.do("sync.node.lead", PeerRef{"n1"}))
+		f.until("n1 leads", func() bool { return f.leader().name == "n1" })
+	}
+	b.down()
+	b.advert = "n3:9999"
+	b.up()
+	f.until("all know the new address", func() bool {
+		for _, name := range []string{"n1", "n2"} {
+			if p, _ := f.bird(name).members.Peer("n3"); p.Address != "n3:9999" {
+				return false
+			}
+		}
+		return true
+	})
+	check(t, f.leader().write(within(t, 5*time.Second), "", "k", "v"))
+	f.settled()
+	for _, s := range servers(f.leader().node.current().raft) {
+		if string(s.ID) != string(s.Address) {
+			t.Errorf("raft's configuration holds an address: %v", s)
+		}
+	}
+}
+
+func TestADeadNodeIsReplacedInOneCommand(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	if f.leader().name == "n3" {
+		check(t, f.do("sync.node.lead", PeerRef{"n1"}))
+		f.until("another leads", func() bool { return f.leader().name != "n3" })
+	}
+	f.bird("n3").down()
+	delete(f.birds, "n3")
+	_, err := f.bird("n4").join(f.invite("", "n3"))
+	check(t, err)
+	f.bird("n4").up()
+	f.until("n4 has taken the place of n3", func() bool {
+		l := f.leader()
+		p, _ := l.members.Peer("n4")
+		old, _ := l.members.Peer("n3")
+		return p.Voter && old.Status == Removed && len(l.node.Status().Voters) == 3
+	})
+	f.settled()
+}
+
+func TestADeadNodeIsRemovedWhereThePolicySaysSo(t *testing.T) {
+	f := newFlock(t, func(c *Config) { c.Pace.Lost, c.Pace.RemoveDead = 300*time.Millisecond, 500*time.Millisecond })
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.grow(Replica, "n4")
+	f.bird("n4").down()
+	delete(f.birds, "n4")
+	f.until("n4 is gone", func() bool { p, _ := f.leader().members.Peer("n4"); return p.Status == Removed })
+	events, _, err := f.leader().exec.Events(edge.System, 0, 1<<20)
+	check(t, err)
+	seen := map[string]int{}
+	for _, e := range events {
+		seen[e.Type]++
+	}
+	for _, want := range []string{"sync.node.invited", "sync.node.joined", "sync.node.promoted", "sync.node.lost", "sync.node.removed"} {
+		if seen[want] == 0 {
+			t.Errorf("no event %s among %v", want, seen)
+		}
+	}
+}
+
+func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	check(t, f.do("sync.node.update", PeerChange{Node: "n2", Preferred: new(true)}))
+	f.until("n2 leads", func() bool { return f.leader().name == "n2" })
+	f.bird("n2").down()
+	f.until("another leads", func() bool { return f.leader().name != "n2" })
+	f.bird("n2").up()
+	f.until("n2 leads again", func() bool { return f.leader().name == "n2" })
+	check(t, f.do("sync.node.lead", PeerRef{"n3"}))
+	f.until("n3 leads, because an operator asked", func() bool { return f.leader().name == "n3" })
+	f.settled()
+}
+
+func TestADemotedNodeLosesItsVoteAndTheKeyOfTheCA(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.leader()
+	check(t, f.do("sync.node.demote", Demotion{Node: f.leader().name})) // the leader itself: it hands over first
+	f.until("two voters and a replica without the CA's key", func() bool {
+		st := f.leader().node.Status()
+		if len(st.Voters) != 2 || len(st.Others) != 1 {
+			return false
+		}
+		return !f.bird(st.Others[0]).node.conf.Credentials.holdsCA()
+	})
+	replica := f.leader().node.Status().Others[0]
+	check(t, f.do("sync.node.promote", PeerRef{replica}))
+	f.until("three voters", func() bool {
+		return len(f.leader().node.Status().Voters) == 3 && f.bird(replica).node.conf.Credentials.holdsCA()
+	})
+	f.settled()
+}

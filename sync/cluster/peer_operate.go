@@ -1,0 +1,209 @@
+package cluster
+
+import (
+	"wispgate/edge"
+)
+
+// Ports are what the module's declarations stand on. All may be nil for declarations only.
+type Ports struct {
+	Directory *Directory
+	Live      func() *Node // nil until the node is open
+}
+
+func (p Ports) live() *Node {
+	if p.Live == nil {
+		return nil
+	}
+	return p.Live()
+}
+
+// well stamps which voters are well, as the leader sees it.
+func (p Ports) well() []string {
+	if n := p.live(); n != nil {
+		return n.wellVoters()
+	}
+	return nil
+}
+
+// PeerRef names a node.
+type PeerRef struct {
+	Node string `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+}
+
+var promote = edge.Command[PeerRef, Peer]{
+	Name: "sync.node.promote", Scope: "sync:write", Class: edge.Admin, Summary: "Give a node a vote once it has caught up",
+	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
+		if err := onlyOperator(tx); err != nil {
+			return Peer{}, err
+		}
+		p, err := livePeer(tx, in.Node)
+		if err != nil {
+			return Peer{}, err
+		}
+		return p.change(tx, func(p *Peer) { p.Role = Voter })
+	},
+}
+
+// Demotion says which voter to make a replica.
+type Demotion struct {
+	Node  string   `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+	Force bool     `json:"force,omitempty" doc:"Even where the voters that are left and well are no majority."`
+	Well  []string `json:"well,omitempty" check:"internal max=64 item.max=64"`
+}
+
+func demote(p Ports) edge.Command[Demotion, Peer] {
+	return edge.Command[Demotion, Peer]{
+		Name: "sync.node.demote", Scope: "sync:write", Class: edge.Admin, Summary: "Take a node's vote and keep it as a replica",
+		Prepare: func(_ edge.Prep, in *Demotion) error { in.Well = p.well(); return nil },
+		Handle: func(tx edge.Tx, in Demotion) (Peer, error) {
+			if err := onlyOperator(tx); err != nil {
+				return Peer{}, err
+			}
+			all, err := allPeers(tx)
+			if err != nil {
+				return Peer{}, err
+			}
+			p, err := livePeer(tx, in.Node)
+			if err == nil && p.Voter {
+				err = mayLose(all, p.Node, in.Well, in.Force)
+			}
+			if err != nil {
+				return Peer{}, err
+			}
+			return p.change(tx, func(p *Peer) { p.Role = Replica })
+		},
+	}
+}
+
+// Removal says which node to remove.
+type Removal struct {
+	Node  string   `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+	Force bool     `json:"force,omitempty" doc:"Even where the voters that are left and well are no majority."`
+	Well  []string `json:"well,omitempty" check:"internal max=64 item.max=64"`
+}
+
+func remove(p Ports) edge.Command[Removal, Peer] {
+	return edge.Command[Removal, Peer]{
+		Name: "sync.node.remove", Scope: "sync:write", Class: edge.Admin, Summary: "Remove a node for ever",
+		Prepare: func(_ edge.Prep, in *Removal) error { in.Well = p.well(); return nil },
+		Handle: func(tx edge.Tx, in Removal) (Peer, error) {
+			if err := onlyOperator(tx); err != nil {
+				return Peer{}, err
+			}
+			all, err := allPeers(tx)
+			if err != nil {
+				return Peer{}, err
+			}
+			p, err := peer(tx, in.Node)
+			if err != nil || p.Status == Removed {
+				return p, err
+			}
+			if p.Voter {
+				if err := mayLose(all, p.Node, in.Well, in.Force); err != nil {
+					return Peer{}, err
+				}
+			}
+			p.lose(tx.Now())
+			if err := peerTable.Put(tx, &p); err != nil {
+				return Peer{}, err
+			}
+			tx.Emit(NodeRemoved{p.ID, p.Node, "operator"})
+			return p, nil
+		},
+	}
+}
+
+var lead = edge.Command[PeerRef, Peer]{
+	Name: "sync.node.lead", Scope: "sync:write", Class: edge.Admin, Summary: "Hand leadership to a node",
+	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
+		if err := onlyOperator(tx); err != nil {
+			return Peer{}, err
+		}
+		p, err := livePeer(tx, in.Node)
+		if err != nil {
+			return Peer{}, err
+		}
+		if !p.Voter {
+			return Peer{}, ErrNotVoter.Error(edge.Conflict)
+		}
+		return p.change(tx, func(p *Peer) { p.LeadAt = new(tx.Now().UTC()) })
+	},
+}
+
+var repair = edge.Command[PeerRef, Peer]{
+	Name: "sync.node.repair", Scope: "sync:write", Class: edge.Admin, Summary: "Wipe a node's copy of the state and fill it anew from the leader",
+	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
+		if err := onlyOperator(tx); err != nil {
+			return Peer{}, err
+		}
+		p, err := livePeer(tx, in.Node)
+		if err != nil {
+			return Peer{}, err
+		}
+		all, err := allPeers(tx)
+		if err != nil {
+			return Peer{}, err
+		}
+		others := 0
+		for i := range all {
+			if all[i].Voter && all[i].Node != p.Node {
+				others++
+			}
+		}
+		if others == 0 {
+			return Peer{}, ErrRepairLast.Error(edge.Conflict)
+		}
+		return p.change(tx, func(p *Peer) { p.RepairAt = new(tx.Now().UTC()) })
+	},
+}
+
+// PeerChange carries the members of a node's record that an operator may change.
+type PeerChange struct {
+	Node      string `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+	Preferred *bool  `json:"preferred,omitempty" doc:"Whether leadership should be here when this node is well."`
+}
+
+var updatePeer = edge.Command[PeerChange, Peer]{
+	Name: "sync.node.update", Scope: "sync:write", Class: edge.Admin, Summary: "Change what is wished of a node",
+	Handle: func(tx edge.Tx, in PeerChange) (Peer, error) {
+		if err := onlyOperator(tx); err != nil {
+			return Peer{}, err
+		}
+		p, err := livePeer(tx, in.Node)
+		if err != nil {
+			return Peer{}, err
+		}
+		return p.change(tx, func(p *Peer) { edge.Set(&p.Preferred, in.Preferred) })
+	},
+}
+
+var getPeer = edge.Query[PeerRef, Peer]{
+	Name: "sync.node.get", Scope: "sync:read", Class: edge.Read, Summary: "Show the record of a node",
+	Handle: func(v edge.View, in PeerRef) (Peer, error) {
+		if err := onlyOperator(v); err != nil {
+			return Peer{}, err
+		}
+		return peer(v, in.Node)
+	},
+}
+
+// PeerList filters the list of nodes.
+type PeerList struct {
+	edge.ListInput
+	Removed bool `json:"removed,omitempty" doc:"Removed nodes, too."`
+}
+
+var listPeers = edge.Query[PeerList, edge.Page[Peer]]{
+	Name: "sync.node.list", Scope: "sync:read", Class: edge.Read, Summary: "List the records of the nodes",
+	Handle: func(v edge.View, in PeerList) (edge.Page[Peer], error) {
+		if err := onlyOperator(v); err != nil {
+			return edge.Page[Peer]{}, err
+		}
+		also := "present"
+		if in.Removed {
+			also = "all"
+		}
+		f := edge.Filter[Peer]{Also: []string{also}, Keep: func(p *Peer) bool { return in.Removed || p.Status != Removed }}
+		return peerTable.Select(v, f, in.ListInput)
+	},
+}

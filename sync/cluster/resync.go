@@ -1,0 +1,178 @@
+package cluster
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+const methodResync = "sync.resync"
+
+// refill says for which wish of an operator this node was wiped. It stands beside the log.
+type refill struct {
+	For    time.Time `json:"for"`    // RepairAt of the node's record
+	Loaded bool      `json:"loaded"` // what is derived from the state was built anew
+}
+
+const refillFile = "refill.json"
+
+func (n *Node) refill() (r refill, err error) {
+	raw, err := os.ReadFile(filepath.Join(n.conf.Dir, refillFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, &r)
+	}
+	if err != nil {
+		return r, fmt.Errorf("read refill: %w", err)
+	}
+	return r, nil
+}
+
+func (r refill) write(dir string) error {
+	raw, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return writeAtomic(dir, refillFile, raw)
+}
+
+// serveResync wipes this node for a wish of the operator, once, and says whether it has a whole state again. Only the leader asks, and
+// only after it has taken this node's vote.
+func (n *Node) serveResync(ctx context.Context, from string, body []byte) ([]byte, error) {
+	var wish time.Time
+	if err := json.Unmarshal(body, &wish); err != nil || from != n.leaderID() {
+		return nil, quorumLost()
+	}
+	r, err := n.refill()
+	if err != nil {
+		return nil, err
+	}
+	if !r.For.Equal(wish) {
+		if err := n.Resync(ctx, wish); err != nil {
+			return nil, err
+		}
+		return json.Marshal(false)
+	}
+	if n.machine.AppliedIndex() == 0 {
+		return json.Marshal(false)
+	}
+	if !r.Loaded {
+		n.machine.Reload()
+		r.Loaded = true
+		if err := r.write(n.conf.Dir); err != nil {
+			return nil, err
+		}
+	}
+	return json.Marshal(true)
+}
+
+// refilled asks a node to begin or to go on, and says whether it is whole.
+func (n *Node) refilled(ctx context.Context, p Peer) (done bool, err error) {
+	body, err := json.Marshal(p.RepairAt)
+	if err != nil {
+		return false, err
+	}
+	raw, err := n.Call(ctx, p.Node, methodResync, body)
+	if err == nil {
+		err = json.Unmarshal(raw, &done)
+	}
+	return done, err
+}
+
+// Resync throws this node's log and replicated state away and takes part again without them, so that the leader fills it anew. What is
+// derived from the state in memory, such as the index of RADIUS, goes on with what it knew until the new state is there. The node must
+// have no vote: it would have forgotten what it promised. wish names the occasion; for the same one it happens once.
+func (n *Node) Resync(ctx context.Context, wish time.Time) error {
+	run := n.current()
+	if run == nil {
+		return n.whyParked()
+	}
+	for _, s := range servers(run.raft) {
+		if string(s.ID) == n.conf.NodeID && s.Suffrage == raft.Voter {
+			return refuse("resync_voter", "A node that votes cannot be wiped", "Run wispgate cluster repair, which takes its vote first")
+		}
+	}
+	if err := n.conf.Directory.note(n.conf.Dir); err != nil { // its records go
+		return err
+	}
+	if err := n.conf.Directory.load(n.conf.Dir); err != nil {
+		return err
+	}
+	n.log.Warn("this node's copy of the state is wiped and filled anew")
+	change := func() error {
+		if err := n.wipe(); err != nil {
+			return err
+		}
+		return refill{For: wish}.write(n.conf.Dir)
+	}
+	return n.betweenLives(ctx, event{life: make(chan error, 1), change: change})
+}
+
+// wipe empties log, snapshots and state. The vote stays: what this node once promised holds.
+func (n *Node) wipe() error {
+	w, err := openWAL(&n.conf)
+	if err != nil {
+		return err
+	}
+	kept, err := voteOf(w)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return err
+	}
+	for _, dir := range []string{"snapshots", "log"} {
+		if err := os.RemoveAll(filepath.Join(n.conf.Dir, dir)); err != nil {
+			return fmt.Errorf("wipe: %w", err)
+		}
+	}
+	if err := n.machine.Reset(); err != nil {
+		return err
+	}
+	if w, err = openWAL(&n.conf); err != nil {
+		return err
+	}
+	return errors.Join(kept.write(w), w.Close())
+}
+
+// vote is what raft keeps in its stable store.
+type vote struct {
+	term, votedIn uint64
+	votedFor      []byte
+}
+
+var (
+	keyTerm     = []byte("CurrentTerm")
+	keyVoteTerm = []byte("LastVoteTerm")
+	keyVoteCand = []byte("LastVoteCand")
+)
+
+func voteOf(w walStore) (v vote, err error) {
+	if v.term, err = w.GetUint64(keyTerm); err != nil {
+		return v, fmt.Errorf("read vote: %w", err)
+	}
+	if v.votedIn, err = w.GetUint64(keyVoteTerm); err != nil {
+		return v, fmt.Errorf("read vote: %w", err)
+	}
+	if v.votedFor, err = w.Get(keyVoteCand); err != nil {
+		return v, fmt.Errorf("read vote: %w", err)
+	}
+	return v, nil
+}
+
+func (v vote) write(w walStore) error {
+	err := w.SetUint64(keyTerm, v.term)
+	if err == nil && v.votedIn > 0 {
+		err = errors.Join(w.SetUint64(keyVoteTerm, v.votedIn), w.Set(keyVoteCand, v.votedFor))
+	}
+	if err != nil {
+		return fmt.Errorf("keep vote: %w", err)
+	}
+	return nil
+}
