@@ -25,17 +25,22 @@ type Vault interface {
 	LoadTenantKey(tenant string, wrapped []byte) error
 }
 
-// Ports are the rooms that identity stands on. All are required.
+// Ports are the rooms that identity stands on. All but the last two are required.
 type Ports struct {
 	Vault  Vault
 	Claims Claims
 	Index  *Index // fed by the module, read by authn
 	Logger *slog.Logger
+
+	// Node and Ring let the nodes of a cluster share the tenants' keys; without them there is one node.
+	Node string
+	Ring *KeyRing
 }
 
 // Module is everything identity offers.
 func Module(p Ports) edge.Module {
 	claim, create, createKey, rotate := claimCommand(p).Op(), createTenant(p).Op(), CreateKey.Op(), RotateKey.Op()
+	share := shareKey.Op()
 	updateTenant, getTenant, listTenants := UpdateTenant.Op(), GetTenant.Op(), ListTenants.Op()
 	createClient, updateClient, disable, enable := CreateClient.Op(), UpdateClient.Op(), DisableClient.Op(), EnableClient.Op()
 	getClient, listClients := GetClient.Op(), ListClients.Op()
@@ -46,7 +51,7 @@ func Module(p Ports) edge.Module {
 		Tables:  []edge.AnyTable{tenants, tenantKeys, claims, clients, keys, keySecrets},
 		Ops: []*edge.Op{
 			claim, create, updateTenant, getTenant, listTenants, createClient, updateClient, disable, enable, getClient, listClients,
-			createKey, rotate, retire, revoke, getKey, listKeys, whoami,
+			createKey, rotate, retire, revoke, getKey, listKeys, whoami, share,
 		},
 		Routes: []edge.Route{
 			{Method: "POST", Path: "/api/v1/claim", Op: claim, Created: true},

@@ -1,7 +1,6 @@
 package identity
 
 import (
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -307,24 +306,36 @@ func loadKeys(p Ports) edge.Watch {
 	return edge.Watch{
 		Name: "identity.tenant_keys", Tables: []string{tenantKeys.Name},
 		Apply: func(_ bool, _ uint64, changes []edge.Change) {
+			seen := map[edge.ID]TenantKey{}
 			for _, c := range changes {
 				var rec TenantKey
 				if c.Val == nil {
 					continue // keys are never removed
 				}
-				var wrapped []byte
-				err := decode(c.Val, &rec)
-				if err == nil {
-					wrapped, err = base64.StdEncoding.DecodeString(rec.Wrapped)
+				if err := decode(c.Val, &rec); err != nil {
+					p.Logger.Error("record of a tenant's data key cannot be read", "record", c.ID, "error", err)
+					continue
 				}
-				if err == nil {
-					err = p.Vault.LoadTenantKey(rec.Slug, wrapped)
-				}
-				if err != nil {
-					p.Logger.Error("data key of a tenant cannot be opened with this node's key", "tenant", rec.Slug, "error", err)
-				}
+				seen[c.ID] = rec
+				p.loadKey(&rec)
 			}
+			p.Ring.put(seen)
 		},
+	}
+}
+
+// loadKey makes one key usable, if this node can open it. Another node's key comes later, when somebody who can has shared it.
+func (p *Ports) loadKey(rec *TenantKey) {
+	wrapped, shared, err := rec.wrappedFor(p.Node)
+	if err == nil {
+		err = p.Vault.LoadTenantKey(rec.Slug, wrapped)
+	}
+	switch {
+	case err == nil:
+	case shared || p.Ring == nil:
+		p.Logger.Error("data key of a tenant cannot be opened with this node's key", "tenant", rec.Slug, "error", err)
+	default:
+		p.Logger.Info("data key of a tenant is not shared with this node yet", "tenant", rec.Slug)
 	}
 }
 

@@ -86,7 +86,10 @@ var tenants = &edge.Table[Tenant]{
 type TenantKey struct {
 	edge.Meta
 	Slug    string `json:"slug"`
-	Wrapped string `json:"wrapped"` // base64
+	Wrapped string `json:"wrapped"` // base64, for the node that made it
+
+	// Shared is the key wrapped for the other nodes of the cluster, by node.
+	Shared map[string]SharedKey `json:"shared,omitempty"`
 }
 
 var tenantKeys = &edge.Table[TenantKey]{
