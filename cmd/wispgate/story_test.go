@@ -63,14 +63,17 @@ func TestStories(t *testing.T) {
 	})
 }
 
+// pollLimit is far beyond what anything takes: a node that joins gets its vote after half a minute.
+const pollLimit = 2 * time.Minute
+
 // poll asks every few milliseconds until ok, for a story.
 func poll(ts *testscript.TestScript, what string, ok func() bool, state func() string) {
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(pollLimit)
 	pause := time.NewTicker(30 * time.Millisecond)
 	defer pause.Stop()
 	for !ok() {
 		if time.Now().After(deadline) {
-			ts.Fatalf("%s: not within 30 s: %s", what, state())
+			ts.Fatalf("%s: not within %s: %s", what, pollLimit, state())
 		}
 		<-pause.C
 	}

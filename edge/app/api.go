@@ -42,7 +42,9 @@ func (c *core) newAPI() *api {
 
 // identityModule is the identity domain over this node's vault. loaded runs when a tenant's key has been loaded.
 func (a *api) identityModule(loaded func()) edge.Module {
-	return identity.Module(identity.Ports{Vault: tenantKeys{a.core.secrets, loaded}, Claims: a.claims, Index: a.index, Logger: a.core.log})
+	return identity.Module(identity.Ports{
+		Vault: tenantKeys{a.core.secrets, loaded}, Claims: a.claims, Index: a.index, Logger: a.core.log, Node: a.core.id.Node, Ring: a.core.keyRing,
+	})
 }
 
 // tenantKeys tells when a key has been loaded: what could not be opened before can be opened now.
@@ -219,7 +221,7 @@ func (c *core) accessLog() (io.Writer, error) {
 
 // announceClaim prints the one-time code while nobody owns the node.
 func (a *api) announceClaim(out io.Writer, url string) error {
-	if a.index.Tenants() > 0 {
+	if a.index.Tenants() > 0 || len(a.core.members.Peers()) > 1 { // a node that joins gets its tenants from the others
 		return nil
 	}
 	code, err := a.claims.Arm(false)

@@ -25,6 +25,7 @@ import (
 	"wispgate/edge/store"
 	"wispgate/edge/vault"
 	"wispgate/gateway/ca"
+	"wispgate/gateway/identity"
 	"wispgate/sync/cluster"
 )
 
@@ -70,6 +71,8 @@ type core struct {
 	machine *exec.Machine
 	exec    *exec.Exec
 	cluster *cluster.Node
+	members *cluster.Directory
+	keyRing *identity.KeyRing
 	audit   *journal.Journal
 	sign    ed25519.PrivateKey // this node's: heads of the audit, receipts
 	queue   *journal.Journal   // of intents that wait for a quorum; nil on a relay
@@ -125,11 +128,15 @@ type nodeID struct {
 
 	// Incarnation tells this cluster's history from others of the same name, so that a position never means two things.
 	Incarnation string `json:"incarnation"`
+
+	// Listen and Advertise are what "wispgate cluster" was told when it made the node part of a cluster. The configuration wins.
+	Listen    string `json:"listen,omitempty"`
+	Advertise string `json:"advertise,omitempty"`
 }
 
 // newCore opens the data folder: log, keys, journals and store, in the order in which they need each other.
 func newCore(ctx context.Context, opts Options, dir, program string) (*core, error) {
-	c := &core{ctx: ctx, opts: opts, dir: dir, program: program, now: time.Now, started: time.Now(), journals: map[string]*journal.Journal{}, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry()}
+	c := &core{ctx: ctx, opts: opts, dir: dir, program: program, now: time.Now, started: time.Now(), journals: map[string]*journal.Journal{}, ring: obs.NewRing(obs.RingLines), metrics: obs.NewRegistry(), members: cluster.NewDirectory(), keyRing: identity.NewKeyRing()}
 	log, _, err := obs.NewLogger(opts.Log, obs.LogOptions{Level: opts.Config.Node.LogLevel, Format: opts.Config.Node.LogFormat, Ring: c.ring})
 	if err != nil {
 		return nil, err
@@ -323,15 +330,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	if err != nil {
 		return err
 	}
-	conf := cluster.Config{Dir: filepath.Join(c.dir, "log"), NodeID: c.id.Node, ClusterID: c.id.Cluster, Logger: c.log, Now: c.now}
-	exists, err := cluster.Exists(conf.Dir)
-	if err == nil && !exists {
-		err = cluster.Bootstrap(conf, c.machine)
-	}
-	if err == nil {
-		c.cluster, err = cluster.Open(conf, c.machine)
-	}
-	if err != nil {
+	if c.cluster, err = c.openCluster(); err != nil {
 		return err
 	}
 	c.onStop("log", func(context.Context) error {
@@ -340,11 +339,13 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	})
 	c.cluster.Handle(cluster.MethodIntent, func(ctx context.Context, _ string, body []byte) ([]byte, error) { return c.exec.Serve(ctx, body) })
 	c.exec.Start(c.ctx, c.cluster)
+	c.cluster.Attach(c.exec)
 	c.onStop("executor", func(context.Context) error { c.exec.Stop(); return nil })
 	c.catchUp()
 	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())
 	c.onStop("workers", c.group.Stop)
 	c.group.Go("memory", c.tidyLoop)
+	c.group.Go("keys", c.shareLoop)
 	for _, m := range modules {
 		for _, w := range m.Workers {
 			c.group.Go(w.Name, func(ctx context.Context) error { return c.work(ctx, w) })
@@ -370,22 +371,25 @@ func (c *core) catchUp() {
 	ctx, cancel := context.WithTimeout(c.ctx, catchUpWithin)
 	defer cancel()
 	err := c.cluster.WaitLeader(ctx)
-	if err == nil && c.cluster.IsLeader() {
+	switch {
+	case err != nil:
+	case c.cluster.IsLeader():
 		err = c.cluster.Barrier(ctx)
+	default:
+		err = c.cluster.Linearize(ctx)
 	}
 	if err != nil && c.ctx.Err() == nil {
 		c.log.Warn("the log is not caught up; reads and radius are served from the last flush", "error", err)
 	}
 }
 
-// work runs a worker where it belongs: a leader's worker waits until this node leads.
+// work runs a worker where it belongs: a leader's worker waits until this node leads, and stops when it does not any more.
 func (c *core) work(ctx context.Context, w edge.Worker) error {
+	run := func(ctx context.Context) error { return w.Run(ctx, c.exec) }
 	if w.On == edge.OnLeader {
-		if err := c.cluster.WaitLeader(ctx); err != nil {
-			return nil //nolint:nilerr // the context ended
-		}
+		return c.cluster.Leading(ctx, run)
 	}
-	return w.Run(ctx, c.exec)
+	return run(ctx)
 }
 
 func (c *core) restarted() func(string) {

@@ -15,6 +15,7 @@ func (c *core) gauges() {
 	g.GaugeFunc("wispgate_disk_level", "0 ok, 1 warn, 2 low (growth is refused), 3 critical (read only).", func() float64 { return float64(c.store.DiskState().Level) })
 	g.GaugeFunc("wispgate_clock_trusted", "Whether things fall due: 1 or 0.", func() float64 { return number(c.clockTrusted()) })
 	g.GaugeFunc("wispgate_cluster_leader_known", "Whether commands can be committed: 1 or 0.", func() float64 { return number(c.cluster.Status().Leader != "") })
+	c.clusterGauges()
 	g.GaugeFunc("wispgate_state_version", "Version of the replicated state.", func() float64 { return float64(c.cluster.Status().Version) })
 	g.GaugeFunc("wispgate_certificate_expires_timestamp_seconds", "When the server certificate ends.", func() float64 { return float64(c.ca.Status().Until.Unix()) })
 	g.GaugeFunc("wispgate_pending_writes", "Writes accepted here that the cluster has not taken over.", func() float64 { return float64(c.exec.Pending().Waiting) })

@@ -132,6 +132,17 @@ func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) 
 		edge.Route{Method: "GET", Path: "/api/v1/sync/checksum", Op: checksum.Op()},
 		edge.Route{Method: "GET", Path: "/api/v1/sync/drift", Op: drift.Op()},
 	)
+	if program != "relay" {
+		m = with(m, cluster.Module(cluster.Ports{Directory: c.members, Live: func() *cluster.Node { return c.cluster }}))
+	}
+	return m
+}
+
+// with adds what another room declares of the same domain.
+func with(m, part edge.Module) edge.Module {
+	m.Tables, m.Ops, m.Routes = append(m.Tables, part.Tables...), append(m.Ops, part.Ops...), append(m.Routes, part.Routes...)
+	m.Events, m.Reasons = append(m.Events, part.Events...), append(m.Reasons, part.Reasons...)
+	m.Workers, m.Watches = append(m.Workers, part.Workers...), append(m.Watches, part.Watches...)
 	return m
 }
 

@@ -126,6 +126,18 @@ var kinds = map[string]func(string) string{
 		}
 		return ""
 	},
+	"hostport": func(s string) string {
+		host, port, err := net.SplitHostPort(s)
+		if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 {
+			return "must be host:port, with a port from 1 to 65535"
+		}
+		if ip, err := netip.ParseAddr(host); err == nil && ip.IsUnspecified() {
+			return "must name this machine as the others reach it"
+		} else if err != nil && (len(host) > 253 || !hostName.MatchString(host)) {
+			return "must name a host or an IP address"
+		}
+		return ""
+	},
 	"cidr": func(s string) string {
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
@@ -197,7 +209,7 @@ func (r *rules) listeners(c Config) {
 	}
 	for _, group := range [][]service{
 		udp,
-		{{"api.listen", c.API.Listen}, {"api.admin_listen", c.API.AdminListen}},
+		{{"api.listen", c.API.Listen}, {"api.admin_listen", c.API.AdminListen}, {"cluster.listen", c.Cluster.Listen}},
 		{{"relay.listen", c.Relay.Listen}, {"relay.mqtt_listen", c.Relay.MQTTListen}, {"relay.mqtt_plain_listen", c.Relay.MQTTPlainListen}},
 	} {
 		for i, s := range group {

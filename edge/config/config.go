@@ -14,6 +14,7 @@ import (
 type Config struct {
 	Node    Node    `yaml:"node" doc:"Who this node is and where it keeps its state."`
 	Radius  Radius  `yaml:"radius" doc:"The RADIUS front door."`
+	Cluster Cluster `yaml:"cluster" doc:"How nodes of one cluster reach each other. Who belongs to it is not set here: see wispgate cluster."`
 	API     API     `yaml:"api" doc:"The HTTPS gateway and the local admin listener."`
 	Journal Journal `yaml:"journal" doc:"The node's append-only log of accounting and audit facts."`
 	Uplink  Uplink  `yaml:"uplink" doc:"The MQTT connection to the NOC."`
@@ -40,6 +41,14 @@ type Radius struct {
 	RejectDelay time.Duration `yaml:"reject_delay" default:"1s" min:"0s" max:"5s" doc:"How long an Access-Reject is held back, to slow guessing."`
 	CacheTTL    time.Duration `yaml:"cache_ttl" default:"5s" min:"1s" max:"60s" doc:"How long an answer is kept for retransmitted requests (RFC 5080)."`
 	RcvBuf      Bytes         `yaml:"rcvbuf" default:"4MiB" min:"64KiB" max:"256MiB" doc:"Receive buffer of each socket; the kernel may cap it (net.core.rmem_max)."`
+}
+
+// Cluster is the way to the other nodes.
+type Cluster struct {
+	Listen          string        `yaml:"listen" kind:"listen" doc:"TCP address of the cluster port, such as :7846; empty: none, for a node that stands alone and has joined nothing."`
+	Advertise       string        `yaml:"advertise" kind:"hostport" doc:"Where the other nodes reach this one, host:port; empty: the address it listens on. A new address is told to them by itself." example:"10.8.0.7:7846"`
+	Network         string        `yaml:"network" default:"lan" enum:"lan,wan,satellite" doc:"How far the voters are apart: sets how long silence is borne before another leads. The same on all nodes."`
+	RemoveDeadAfter time.Duration `yaml:"remove_dead_after" default:"0s" min:"0s" max:"2160h" doc:"Remove a node that is silent for so long, where a majority of the other voters is well; 0: only an operator does."`
 }
 
 // API is the HTTPS gateway.
