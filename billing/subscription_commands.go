@@ -104,6 +104,9 @@ var CreateSubscription = edge.Command[NewSubscription, Subscription]{
 		if err != nil {
 			return Subscription{}, err
 		}
+		if err := mayPromise(tx, &s, &p); err != nil {
+			return Subscription{}, err
+		}
 		err = save(tx, nil, nil, &s, &p, SubscriptionCreated{s.ID, s.CustomerID, s.SiteID, p.ID})
 		return s, err
 	},
@@ -124,7 +127,8 @@ func load(v edge.View, id edge.ID) (Subscription, Plan, error) {
 	return s, p, err
 }
 
-// step loads an open subscription, lets do change it, and saves it when it did. do returns the event to emit, nil for no change.
+// step loads an open subscription, lets do change it, and saves it when it did. do returns the event to emit, nil for no change; now is
+// when somebody said yes to it, so that a rebase days later begins and ends nothing at another time than was promised.
 func step(tx edge.Tx, id edge.ID, do func(s *Subscription, p *Plan, now time.Time) (edge.Event, error)) (Subscription, error) {
 	was, p, err := load(tx, id)
 	if err != nil {
@@ -134,7 +138,7 @@ func step(tx edge.Tx, id edge.ID, do func(s *Subscription, p *Plan, now time.Tim
 		return Subscription{}, err
 	}
 	s := was
-	e, err := do(&s, &p, tx.Now().UTC())
+	e, err := do(&s, &p, edge.AcceptedAt(tx).UTC())
 	if err != nil {
 		return Subscription{}, err
 	}
@@ -174,7 +178,13 @@ var ActivateSubscription = edge.Command[SubscriptionRef, Subscription]{
 				return nil, ErrSubscriptionHeld.Error(edge.Conflict)
 			default:
 			}
+			if err := mayPromise(tx, s, p); err != nil {
+				return nil, err
+			}
 			if err := s.activate(p, now); err != nil {
+				return nil, err
+			}
+			if err := provisional(tx, s, nil); err != nil {
 				return nil, err
 			}
 			return SubscriptionActivated{s.ID, s.CustomerID, now, s.ValidUntil}, nil
@@ -200,8 +210,14 @@ var RenewSubscription = edge.Command[RenewInput, Subscription]{
 			case p.Kind != Prepaid:
 				return nil, ErrSubscriptionPostpaid.Error(edge.Conflict)
 			}
-			periods := max(in.Periods, 1)
+			if err := mayPromise(tx, s, p); err != nil {
+				return nil, err
+			}
+			periods, before := max(in.Periods, 1), s.ValidUntil
 			if err := s.extend(p, periods, now); err != nil {
+				return nil, err
+			}
+			if err := provisional(tx, s, before); err != nil {
 				return nil, err
 			}
 			return SubscriptionRenewed{s.ID, periods, *s.ValidUntil}, nil
@@ -260,12 +276,22 @@ var ReactivateSubscription = edge.Command[ReactivateInput, Subscription]{
 type ChangePlanInput struct {
 	ID     edge.ID `json:"id" check:"prefix=sub" doc:"The subscription."`
 	PlanID edge.ID `json:"plan_id" check:"prefix=pln" doc:"The plan version to hold from now on."`
+	Was    edge.ID `json:"was,omitempty" check:"internal"` // what it held where the change was accepted
 }
 
 // ChangePlan makes the subscription hold another main plan from now on. The plan it already holds is success without effect.
 var ChangePlan = edge.Command[ChangePlanInput, Subscription]{
 	Name: "billing.subscription.change_plan", Scope: "billing:write", Class: edge.Provision, Offline: true, Summary: "Change the plan now",
 	Record: func(in ChangePlanInput) edge.ID { return in.ID },
+	Prepare: func(p edge.Prep, in *ChangePlanInput) error {
+		in.Was = ""
+		if s, found, err := subscriptions.Find(p.View(), in.ID); err != nil {
+			return err
+		} else if found {
+			in.Was = s.main().PlanID
+		}
+		return nil
+	},
 	Handle: func(tx edge.Tx, in ChangePlanInput) (Subscription, error) {
 		was, from, err := load(tx, in.ID)
 		if err != nil {
@@ -273,6 +299,9 @@ var ChangePlan = edge.Command[ChangePlanInput, Subscription]{
 		}
 		if err := was.open(); err != nil || from.ID == in.PlanID {
 			return was, err
+		}
+		if tx.Acknowledged() && in.Was != "" && in.Was != from.ID {
+			return Subscription{}, edge.ErrFieldConflict.Error(edge.Conflict, edge.Field("/plan_id", "was set otherwise meanwhile", "decide which plan holds"))
 		}
 		p, err := findPlan(tx, in.PlanID, "/plan_id")
 		if err != nil {
@@ -286,7 +315,13 @@ var ChangePlan = edge.Command[ChangePlanInput, Subscription]{
 		}
 		s := was
 		s.Items = append([]Item(nil), was.Items...)
-		if err := s.rehome(&from, &p, tx.Now().UTC()); err != nil {
+		if err := mayPromise(tx, &s, &p); err != nil {
+			return Subscription{}, err
+		}
+		if err := s.rehome(&from, &p, edge.AcceptedAt(tx).UTC()); err != nil {
+			return Subscription{}, err
+		}
+		if err := provisional(tx, &s, was.ValidUntil); err != nil {
 			return Subscription{}, err
 		}
 		err = save(tx, &was, &from, &s, &p, SubscriptionPlanChanged{s.ID, from.ID, p.ID})

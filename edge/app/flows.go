@@ -21,6 +21,9 @@ func Flows() []edge.Flow {
 		edge.When("billing.subscription.updated > inventory.site.get", func(tx edge.Tx, e billing.SubscriptionUpdated) error { return siteInUse(tx, e.Site) }),
 		edge.When("aaa.credential.created > billing.subscription.get", loginOfCustomer),
 
+		// Money is never refused: that nobody knows who paid is a reason why it is credit.
+		edge.When("billing.payment.recorded > crm.customer.get", payerKnown),
+
 		// What billing and crm decide, the network does.
 		edge.When("billing.subscription.access_changed > aaa.access.set", setAccess),
 		edge.When("billing.subscription.terminated > aaa.credential.revoke", func(tx edge.Tx, e billing.SubscriptionTerminated) error {
@@ -168,6 +171,14 @@ func loginOfCustomer(tx edge.Tx, e aaa.CredentialCreated) error {
 		return err
 	}
 	_, err = aaa.LockCredential.Within(tx, aaa.CredentialMove{ID: e.Credential, Why: customerBlocked})
+	return err
+}
+
+func payerKnown(tx edge.Tx, e billing.PaymentRecorded) error {
+	_, err := crm.GetCustomer.Handle(tx, crm.CustomerRef{ID: e.Customer})
+	if errors.Is(err, edge.ErrNotFound.Error(edge.NotFound)) {
+		return billing.MarkCustomerUnknown(tx, e.Payment)
+	}
 	return err
 }
 

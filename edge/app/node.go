@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,10 +112,19 @@ func (n *Node) modules() []edge.Module {
 		n.api.identityModule(n.index.Reopen),
 		inventory.Module(),
 		crm.Module(),
-		billing.Module(),
+		billing.ModuleWith(n.receiptKey),
 		aaa.Module(aaa.Deps{Index: n.index, Drainer: n.drainer, Trusted: n.clockTrusted, Recent: front, Signs: n.signs}),
 		n.syncModule("node", streams),
 	}
+}
+
+// receiptKey is the public key by which receipts of a node are checked: this node's own. Those of others are given with the question.
+func (n *Node) receiptKey(node string) ed25519.PublicKey {
+	if node != n.id.Node {
+		return nil
+	}
+	key, _ := n.sign.Public().(ed25519.PublicKey)
+	return key
 }
 
 // Start opens the doors: RADIUS first, because it needs nobody, then the API and the uplink. Open has caught up with the log.
