@@ -14,7 +14,7 @@ import (
 // An audit line is one JSON object per command, refused credential, refused scope and read of secrets. It names who did what to which
 // records and what came of it; it holds no body, no secret, and no text of the client's that is not escaped.
 
-const auditTimeout = 5 * time.Second // for the group commit of one line
+const auditTimeout = 5 * time.Second // at least, for the group commit of one line
 
 // auditReady refuses work that could not be accounted for: after a line was lost, a probe must be written before anything else runs.
 func (s *Server) auditReady(x *exchange) *edge.Error {
@@ -34,10 +34,8 @@ func (s *Server) auditEnd(x *exchange) {
 }
 
 func (s *Server) append(x *exchange, line []byte) *edge.Error {
-	ctx, cancel := context.WithTimeout(s.base, auditTimeout)
-	defer cancel()
 	start := s.cfg.Now()
-	err := s.ports.Auditor.Audit(ctx, line)
+	err := s.ports.Auditor.Audit(s.auditLimit.at(s.base, start), line)
 	s.counts.audit(s.cfg.Now().Sub(start), err)
 	if err == nil {
 		s.auditBroken.Store(false)
@@ -47,6 +45,27 @@ func (s *Server) append(x *exchange, line []byte) *edge.Error {
 		s.log.Error("audit line could not be written", "request_id", string(x.id[:]), "error", err)
 	}
 	return errAudit.Error(edge.Unavailable)
+}
+
+// sharedLimit hands out contexts that end after limit, or up to a quarter later: whoever asks within that quarter shares one. A context
+// and timer of its own would cost a line as much as all else about it.
+type sharedLimit struct {
+	limit time.Duration
+
+	mu     sync.Mutex
+	made   time.Time
+	ctx    context.Context // it is what is shared
+	cancel context.CancelFunc
+}
+
+func (l *sharedLimit) at(base context.Context, now time.Time) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil || now.Sub(l.made) >= l.limit/4 || l.ctx.Err() != nil {
+		l.made = now
+		l.ctx, l.cancel = context.WithTimeout(base, l.limit+l.limit/4) // its timer ends it: those who hold it may still wait
+	}
+	return l.ctx
 }
 
 func (x *exchange) auditLine() []byte {

@@ -120,6 +120,7 @@ type Server struct {
 	counts  *counters
 
 	auditBroken atomic.Bool // the last audit line could not be written
+	auditLimit  sharedLimit
 
 	mu        sync.Mutex
 	listeners []net.Listener
@@ -138,7 +139,7 @@ func New(cfg Config, ports Ports) (*Server, error) {
 		return nil, errors.New("gateway: Executor, Authenticator, Limiter and Auditor are required")
 	}
 	s := &Server{
-		cfg: cfg, ports: ports, log: cfg.Logger, ops: map[string]*route{}, queue: newFairQueue(cfg.Queue),
+		cfg: cfg, ports: ports, log: cfg.Logger, ops: map[string]*route{}, queue: newFairQueue(cfg.Queue), auditLimit: sharedLimit{limit: auditTimeout},
 		access: newAccessLog(cfg.AccessLog), counts: newCounters(),
 	}
 	s.floods = newFloods(s)
