@@ -20,6 +20,7 @@ const (
 	leastSpare = 20 << 20 // beyond what lives: a compaction takes 3 MB for each table that it writes, and writes eight at once
 	spareHeap  = 8 << 20  // unused heap that may stay
 	spareTable = 24 << 20 // mapped file pages that may stay, the program's own included
+	mostTable  = 64 << 20 // beyond it they go at the next turn
 )
 
 // tidyLoop is the worker that does it.
@@ -43,6 +44,8 @@ func (c *core) tidyLoop(ctx context.Context) error {
 			if mappedPages() > spareTable {
 				c.store.Relax()
 			}
+		} else if mappedPages() > mostTable { // an import maps faster than that
+			c.store.Relax()
 		}
 		timer.Reset(goalEvery)
 	}
