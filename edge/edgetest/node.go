@@ -305,7 +305,7 @@ func NoDrift(t testing.TB, h *Harness) {
 }
 
 // patience bounds how long helpers wait for what must happen.
-const patience = 30 * time.Second
+const patience = 120 * time.Second
 
 // Eventually polls until ok returns true, or fails with what state prints.
 func Eventually(t testing.TB, within time.Duration, ok func() bool, state func() string) {

@@ -372,6 +372,13 @@ type Pending struct {
 	Problem string     `json:"problem,omitempty" doc:"Why the last attempt to hand them over failed."`
 }
 
+// Loaded reports that everything the queue held at the start is in the overlay.
+func (x *Exec) Loaded() bool {
+	x.pending.mu.Lock()
+	defer x.pending.mu.Unlock()
+	return x.cfg.Queue == nil || x.pending.loaded
+}
+
 // Pending reports what waits.
 func (x *Exec) Pending() Pending {
 	p := &x.pending

@@ -15,8 +15,8 @@ import (
 )
 
 // The rebase brings the queue to the cluster, in order, and keeps the overlay what it should be: the queue's rest, evaluated on the state
-// as it is now. Both are safe to repeat. While the cluster moves on beneath it the overlay is rebuilt at most so often that rebuilding
-// takes a fifth of the time: a queue of a hundred thousand is not evaluated anew for each entry that arrives.
+// as it is now. Both are safe to repeat. While the cluster moves on beneath it a long overlay is rebuilt now and then only: a queue
+// of a hundred thousand is not evaluated anew for each entry that arrives.
 
 const (
 	contactEvery = 250 * time.Millisecond // at most, between looks at whether there is a leader
@@ -27,7 +27,8 @@ const (
 	drainWithin  = 10 * time.Second       // for one request and its effects to arrive here
 	retryLeast   = 100 * time.Millisecond
 	retryMost    = 5 * time.Second
-	rebuildShare = 4 // rests for so many times as long as the last rebuild took
+	rebuildSmall = 256              // so few intents are evaluated anew whenever something moved
+	rebuildEach  = time.Millisecond // more of them at most so often for each: about ten times what evaluating one takes
 )
 
 // rebaser is the loop's own memory.
@@ -41,10 +42,10 @@ type rebaser struct {
 	known       bool             // the cluster's mark of this queue was asked since contact was found
 	after       uint64           // that mark
 
-	base       uint64    // version the overlay was rebuilt on
-	settled    uint64    // place up to which it then was
-	restsUntil time.Time // no rebuild before
-	litter     bool      // earlier overlays may have left effects in the store
+	base    uint64        // version the overlay was rebuilt on
+	settled uint64        // place up to which it then was
+	rested  time.Duration // since the last rebuild
+	litter  bool          // earlier overlays may have left effects in the store
 }
 
 // takeUpQueue looks at what the queue holds, before anything else may pass it.
@@ -73,6 +74,7 @@ func (r *rebaser) run(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
+			r.rested += r.lookEvery()
 			r.contact()
 		case <-r.hold:
 			r.hold = nil
@@ -403,13 +405,9 @@ func (r *rebaser) took(seq uint64) {
 // refresh keeps the overlay in step with the state and the queue.
 func (r *rebaser) refresh(ctx context.Context) {
 	if r.outdated() {
-		start := r.cfg.Now()
-		err := r.rebuild(ctx)
-		took := r.cfg.Now().Sub(start)
-		r.restsUntil = start.Add(took + rebuildShare*took)
-		if err != nil && ctx.Err() == nil {
+		r.rested = 0
+		if err := r.rebuild(ctx); err != nil && ctx.Err() == nil {
 			r.cfg.Logger.Error("the overlay of pending writes could not be rebuilt, trying again", "error", err)
-			r.restsUntil = start.Add(retryMost)
 		}
 	}
 	if r.litter {
@@ -421,18 +419,19 @@ func (r *rebaser) refresh(ctx context.Context) {
 }
 
 // outdated reports whether the overlay is to be rebuilt now. One of which nothing waits any more, or that holds what the queue does not,
-// is at once.
+// is at once; a long one rests, until as much was handed over as is left, so that all rebuilds of a drain together cost about two.
 func (r *rebaser) outdated() bool {
 	p := &r.pending
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	waiting := p.waiting.Load()
 	switch {
 	case p.stale:
 		return true
 	case p.patch == nil || r.cfg.Machine.Version() == r.base && p.taken == r.settled:
 		return false
 	}
-	return p.idle() || !r.cfg.Now().Before(r.restsUntil)
+	return waiting <= rebuildSmall || p.taken-r.settled >= uint64(waiting) || r.rested >= time.Duration(waiting)*rebuildEach
 }
 
 // rebuild evaluates what is left of the queue on the present state and makes that the overlay. The last few intents are evaluated with
