@@ -326,6 +326,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
+		Alone: c.alone,
 	})
 	if err != nil {
 		return err
@@ -352,6 +353,12 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		}
 	}
 	return nil
+}
+
+// alone reports that no other node belongs to the cluster.
+func (c *core) alone() bool {
+	s := c.cluster.Status()
+	return len(s.Voters)+len(s.Others) <= 1
 }
 
 // durability is how far a committed write is durable.

@@ -72,6 +72,9 @@ type Config struct {
 	Sign func(message []byte) []byte
 	// Queue keeps the intents that wait for a quorum. nil: there is no queue, and every command needs the quorum.
 	Queue *journal.Journal
+	// Alone says whether this node is the whole cluster: then its full disk is a reason to refuse, since nobody else could take a pending
+	// write over. nil: it never is.
+	Alone func() bool
 	// Patience is how long a command waits for a leader before it is accepted as pending or refused; 0: two seconds.
 	Patience time.Duration
 }
@@ -222,6 +225,9 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 		x.admit(ctx, w)
 	}
 	reply, err := w.wait(ctx, joined)
+	if low := x.full(err); low != nil {
+		return edge.Reply{}, low
+	}
 	if err != nil && x.mayPend(w, err) {
 		return x.pend(ctx, w, err)
 	}

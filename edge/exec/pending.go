@@ -118,6 +118,15 @@ func (x *Exec) mayPend(w *waiter, err error) bool {
 	return w.offline && x.cfg.Queue != nil && len(w.intent.Calls[0].In) > 0 && undecided(err)
 }
 
+// full is the refusal of a node that is the whole cluster and whose disk is full, nil for any other. A node of a larger cluster goes on
+// in the reserve of its queue.
+func (x *Exec) full(err error) error {
+	if !isQuorumLost(err) || x.cfg.Alone == nil || !x.cfg.Alone() {
+		return nil
+	}
+	return x.cfg.Store.CheckDisk()
+}
+
 // pend accepts an intent on this node alone. why is the error that led here.
 func (x *Exec) pend(ctx context.Context, w *waiter, why error) (edge.Reply, error) {
 	in := *w.intent
