@@ -52,18 +52,18 @@ func (s *Server) append(x *exchange, line []byte) *edge.Error {
 type sharedLimit struct {
 	limit time.Duration
 
-	mu     sync.Mutex
-	made   time.Time
-	ctx    context.Context // it is what is shared
-	cancel context.CancelFunc
+	mu   sync.Mutex
+	made time.Time
+	ctx  context.Context // it is what is shared
 }
 
 func (l *sharedLimit) at(base context.Context, now time.Time) context.Context {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ctx == nil || now.Sub(l.made) >= l.limit/4 || l.ctx.Err() != nil {
-		l.made = now
-		l.ctx, l.cancel = context.WithTimeout(base, l.limit+l.limit/4) // its timer ends it: those who hold it may still wait
+		ctx, cancel := context.WithTimeout(base, l.limit+l.limit/4)
+		context.AfterFunc(ctx, cancel) // its timer ends it: those who hold it may still wait
+		l.made, l.ctx = now, ctx
 	}
 	return l.ctx
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"hash/maphash"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -45,7 +44,7 @@ func (p *pin) get(key string) ([]byte, bool, error) {
 	}
 	val = slices.Clip(val)
 	if err == nil && len(val) <= recentOctets {
-		place.Store(&recentRead{strings.Clone(key), val})
+		place.Store(&recentRead{key, val})
 	}
 	return val, err == nil, err
 }
