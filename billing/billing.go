@@ -46,7 +46,7 @@ func ModuleWith(keys Keyring) edge.Module {
 		Reasons: []edge.Reason{
 			ErrMoneyOverflow, ErrMoneyCurrency, ErrTimezone, ErrPlanInvalid, ErrPlanFrozen, ErrPlanStatus, ErrPlanDraft, ErrPlanEffective,
 			ErrReference, ErrSubscriptionInvalid, ErrSubscriptionID, ErrSubscriptionTerminated, ErrSubscriptionInactive, ErrSubscriptionHeld,
-			ErrSubscriptionPostpaid, ErrPlanNotSold, ErrPlanNotHere, ErrTerminationPast, ErrUsageRange,
+			ErrSubscriptionPostpaid, ErrFrozen, ErrPlanNotSold, ErrPlanNotHere, ErrTerminationPast, ErrUsageRange,
 			ErrPaymentInvalid, ErrPaymentOld, ErrPaymentStatus, ErrNoCredit, ErrOfflineLimit, ErrNoReceipt, ErrKeyForm,
 		},
 	}

@@ -115,6 +115,7 @@ var (
 	ErrSubscriptionInactive   = edge.Reason{Code: "subscription_inactive", Says: "The subscription is not active yet", Fix: "Activate it first"}
 	ErrSubscriptionHeld       = edge.Reason{Code: "subscription_held", Says: "The subscription is suspended", Fix: "Reactivate it for each of its suspensions"}
 	ErrSubscriptionPostpaid   = edge.Reason{Code: "subscription_not_prepaid", Says: "Only prepaid time can be renewed", Fix: "Change to a prepaid plan, or leave it to the bill run"}
+	ErrFrozen                 = edge.Reason{Code: "enforcement_frozen", Says: "The subscriber's site is cut off, and a payment taken there may not have been seen", Fix: "Wait until the site is in contact again, or suspend with the reason admin"}
 	ErrPlanNotSold            = edge.Reason{Code: "plan_not_sold", Says: "The plan is not on sale now", Fix: "Choose a published plan within its effective dates"}
 	ErrPlanNotHere            = edge.Reason{Code: "plan_not_here", Says: "The plan is not sold at this site", Fix: "Choose a plan that is available at the site"}
 	ErrTerminationPast        = edge.Reason{Code: "termination_past", Says: "The time to end lies in the past", Fix: "Give a later time, or terminate now"}
@@ -130,6 +131,9 @@ func (s *Subscription) main() *Item {
 	i := slices.IndexFunc(s.Items, func(it Item) bool { return it.Role == MainItem })
 	return &s.Items[i]
 }
+
+// MainPlan is the plan version that gives access.
+func (s *Subscription) MainPlan() edge.ID { return s.main().PlanID }
 
 // check refuses a subscription without exactly one main item, and one that never could be served.
 func (s *Subscription) check() error {

@@ -58,6 +58,7 @@ func (c *core) clusterPort(conf *cluster.Config) (err error) {
 	}
 	conf.Pace.RemoveDead = set.RemoveDeadAfter
 	conf.Vault = c.vault
+	conf.Pending = func() int64 { return c.exec.Pending().Waiting }
 	conf.SystemKey = c.systemKey
 	conf.Credentials, err = cluster.MakeCredentials(credentialsDir(c.dir), c.id.Cluster, c.id.Node, c.effectiveTime())
 	return err

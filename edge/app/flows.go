@@ -24,6 +24,9 @@ func Flows() []edge.Flow {
 		// Money is never refused: that nobody knows who paid is a reason why it is credit.
 		edge.When("billing.payment.recorded > crm.customer.get", payerKnown),
 
+		// What would hurt someone who may have paid where nobody sees it stands still.
+		edge.When("billing.subscription.suspended > inventory.site_contact.get", frozenWhileLost),
+
 		// What billing and crm decide, the network does.
 		edge.When("billing.subscription.access_changed > aaa.access.set", setAccess),
 		edge.When("billing.subscription.terminated > aaa.credential.revoke", func(tx edge.Tx, e billing.SubscriptionTerminated) error {
@@ -180,6 +183,30 @@ func payerKnown(tx edge.Tx, e billing.PaymentRecorded) error {
 		return billing.MarkCustomerUnknown(tx, e.Payment)
 	}
 	return err
+}
+
+// frozenWhileLost refuses a suspension for unpaid invoices while the subscriber's site is cut off, unless its plan says to go on. What a
+// node there has decided itself stands.
+func frozenWhileLost(tx edge.Tx, e billing.SubscriptionSuspended) error {
+	if e.Reason != billing.ForDunning || tx.Acknowledged() || edge.CutOff(tx) {
+		return nil
+	}
+	s, err := billing.GetSubscription.Handle(tx, billing.SubscriptionRef{ID: e.Subscription})
+	if err != nil || s.SiteID == "" {
+		return err
+	}
+	c, err := inventory.GetSiteContact.Handle(tx, inventory.SiteRef{ID: s.SiteID})
+	if errors.Is(err, edge.ErrNotFound.Error(edge.NotFound)) || err == nil && c.Status != inventory.ContactLost {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p, err := billing.GetPlan.Handle(tx, billing.PlanRef{ID: s.MainPlan()})
+	if err != nil || p.OnIsolation == "continue" {
+		return err
+	}
+	return billing.ErrFrozen.Error(edge.Conflict)
 }
 
 // refers turns a missing or unusable record of another domain into a refusal of the member that names it.

@@ -4,8 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"wispgate/aaa"
 	"wispgate/billing"
@@ -13,6 +16,7 @@ import (
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
 	"wispgate/inventory"
+	"wispgate/sync/cluster"
 )
 
 var isp = edgetest.Actor("acme")
@@ -208,5 +212,69 @@ func TestWhatTheNetworkMeasuresBillingCountsOnce(t *testing.T) {
 	got := edgetest.Ask[billing.UsageAnswer](t, w.Harness, isp, "billing.usage.get", billing.UsageRange{ID: w.sub, From: "2026-03-31", To: "2026-03-31"})
 	if want := (billing.Counters{InOctets: 1 << 33, OutOctets: 5 << 33, Seconds: 300}); got.Total != want {
 		t.Errorf("got %+v, want %+v", got.Total, want)
+	}
+}
+
+// While a site is cut off nobody there is suspended for an invoice that may have been paid where the cluster does not see it.
+func TestDunningStandsStillWhileASiteIsCutOff(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	edgetest.Do[billing.Subscription](t, w.Harness, isp, "billing.subscription.activate", billing.SubscriptionRef{ID: w.sub})
+	system := edge.SystemActor("acme", "contact")
+	contact := func(lost bool) {
+		t.Helper()
+		edgetest.Do[edge.None](t, w.Harness, system, "inventory.site_contact.note", inventory.Contact{Code: "twr7", Lost: lost, LastContact: w.Clock.Now(), Nodes: []string{"tower7-a"}})
+	}
+	if got := edgetest.Code(t, w.Harness, isp, "inventory.site_contact.note", inventory.Contact{Code: "twr7", Nodes: []string{"x"}}); got != "contact_cluster_only" {
+		t.Errorf("a client's word: got %s", got)
+	}
+	suspend := func(reason billing.SuspensionReason) string {
+		_, _, err := edgetest.Try[billing.Subscription](w.Harness, isp, edge.Request{}, "billing.subscription.suspend", billing.SuspendInput{ID: w.sub, Reason: reason})
+		if err == nil {
+			return ""
+		}
+		return edgetest.CodeOf(t, err)
+	}
+	before := w.Version()
+	contact(false)
+	contact(false)
+	w.Clock.Advance(time.Hour)
+	contact(true)
+	if got := suspend(billing.ForDunning); got != "enforcement_frozen" {
+		t.Errorf("dunning while the site is cut off: got %q", got)
+	}
+	if got := suspend(billing.ForAdmin); got != "" {
+		t.Errorf("another reason: got %q", got)
+	}
+	w.Clock.Advance(time.Hour)
+	contact(false)
+	if got := suspend(billing.ForDunning); got != "" {
+		t.Errorf("dunning once the site is back: got %q", got)
+	}
+	types := slices.DeleteFunc(edgetest.EventTypes(t, w.Harness, "acme", before), func(s string) bool { return !strings.HasPrefix(s, "inventory.site_contact.") })
+	if !slices.Equal(types, []string{"inventory.site_contact.lost", "inventory.site_contact.restored"}) {
+		t.Errorf("got events %v", types)
+	}
+	c := edgetest.Ask[inventory.SiteContact](t, w.Harness, isp, "inventory.site_contact.get", inventory.SiteRef{ID: w.site})
+	if c.Status != inventory.InContact || !c.Since.Equal(w.Clock.Now()) || len(c.Nodes) != 1 {
+		t.Errorf("got %+v", c)
+	}
+}
+
+func TestASiteIsLostWithTheLastOfItsNodes(t *testing.T) {
+	t.Parallel()
+	now := edgetest.Start
+	lost := now.Add(-time.Minute)
+	got := siteContacts([]cluster.Peer{
+		{Node: "a1", Site: "hub"}, {Node: "b1", Site: "TWR7", LostAt: &lost}, {Node: "b2", Site: "twr7", LostAt: new(lost.Add(-time.Hour))},
+		{Node: "c1", Site: "twr8", LostAt: &lost}, {Node: "c2", Site: "twr8"},
+	}, now)
+	want := []inventory.Contact{
+		{Code: "HUB", LastContact: now, Nodes: []string{"a1"}},
+		{Code: "TWR7", Lost: true, LastContact: lost, Nodes: []string{"b1", "b2"}},
+		{Code: "TWR8", LastContact: now, Nodes: []string{"c1", "c2"}},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

@@ -27,6 +27,7 @@ type stats struct {
 	State        string `json:"state"`
 	DiskLow      bool   `json:"disk_low,omitempty"`
 	HoldsCA      bool   `json:"holds_ca,omitempty"`
+	Pending      int64  `json:"pending,omitempty"` // writes it has accepted alone and not handed over
 }
 
 // View is how the leader sees a member.
@@ -176,6 +177,9 @@ func (n *Node) stats() stats {
 	s := stats{
 		AppliedIndex: n.machine.AppliedIndex(), Version: n.machine.Version(), State: "parked", DiskLow: n.diskLow(),
 		HoldsCA: n.conf.Credentials != nil && n.conf.Credentials.holdsCA(),
+	}
+	if n.conf.Pending != nil {
+		s.Pending = n.conf.Pending()
 	}
 	if run := n.current(); run != nil {
 		s.LastIndex, s.State = run.raft.LastIndex(), stateName(run.raft.State())

@@ -40,6 +40,7 @@ type Config struct {
 	Directory   *Directory
 	Vault       Vault
 	Incarnation string                 // of the cluster's history, for nodes that join
+	Pending     func() int64           // writes this node has accepted alone and not handed over; nil: none
 	SystemKey   func() ([]byte, error) // the platform's own key, wrapped for this node
 
 	Timeouts Timeouts // while the node is the only one

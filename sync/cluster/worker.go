@@ -238,7 +238,9 @@ func (w *work) observe(ctx context.Context) error {
 			heard = g.begun
 		}
 		lost := w.now.Sub(heard) > w.n.conf.Pace.Lost
-		if lost && p.LostAt == nil || !lost && !g.last.IsZero() && p.LostAt != nil {
+		// What a node took while it was lost is seen first: until it has handed that over, it counts as lost.
+		found := !lost && !g.last.IsZero() && g.Pending == 0
+		if lost && p.LostAt == nil || found && p.LostAt != nil {
 			return w.settle(ctx, Settled{Node: p.Node, Lost: &lost})
 		}
 	}
