@@ -18,6 +18,9 @@ type Command[In, Out any] struct {
 	Summary string // one sentence for people
 	Class   Class
 	Offline bool // may become a pending intent when there is no quorum: only if evaluating it twice and late is harmless
+	// Level is the feature level from which every node can read what the command stores; 0 for what every version knows. Below it the
+	// command is refused (feature_pending).
+	Level int64
 	// Record names the record that If-Match speaks of, "" or nil where there is none.
 	Record func(In) ID
 	// NeedsMatch refuses the command without If-Match (428).
@@ -90,6 +93,7 @@ type Op struct {
 	Class                Class
 	Command              bool // false: a query
 	Offline              bool
+	Level                int64 // feature level that it needs; 0: none
 	NeedsMatch           bool
 	Matches              bool // If-Match is honoured
 	In, Out              *Schema
@@ -106,7 +110,7 @@ type Op struct {
 func (c Command[In, Out]) Op() *Op {
 	op := &Op{
 		Name: c.Name, Scope: c.Scope, Summary: c.Summary, Class: c.Class, Command: true,
-		Offline: c.Offline, NeedsMatch: c.NeedsMatch, Matches: c.Record != nil,
+		Offline: c.Offline, Level: c.Level, NeedsMatch: c.NeedsMatch, Matches: c.Record != nil,
 		decode: decoder[In](),
 		handle: func(tx Tx, in any) (any, error) { return c.Handle(tx, *in.(*In)) },
 	}

@@ -326,7 +326,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
-		Alone: c.alone,
+		Alone: c.alone, FeatureLevel: cluster.FeatureLevel,
 	})
 	if err != nil {
 		return err
@@ -347,6 +347,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	c.onStop("workers", c.group.Stop)
 	c.group.Go("memory", c.tidyLoop)
 	c.group.Go("keys", c.shareLoop)
+	c.group.Go("level", c.levelLoop)
 	for _, m := range modules {
 		for _, w := range m.Workers {
 			c.group.Go(w.Name, func(ctx context.Context) error { return c.work(ctx, w) })

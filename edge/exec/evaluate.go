@@ -58,6 +58,9 @@ func (x *Exec) call(t *tx, c edge.Call) (json.RawMessage, error) {
 	if op == nil { // an intent of a newer version of the program
 		return nil, edge.ErrUnknownOp.Error(edge.NotFound)
 	}
+	if err := t.reached(op); err != nil {
+		return nil, err
+	}
 	in, err := op.Decode(c.In)
 	if err != nil {
 		return nil, err

@@ -66,6 +66,8 @@ type Config struct {
 	// Durability is what a committed write is durable on: node for a lone node, cluster with voters elsewhere. nil: node.
 	Durability func() string
 
+	// FeatureLevel is what this program can read; a state above it is not opened. 0: not checked.
+	FeatureLevel int64
 	// Node names this node: the owner of its series and of its queue.
 	Node string
 	// Sign signs with the node's Ed25519 key; needed by commands that link numbers of a series.
@@ -146,6 +148,9 @@ func New(cfg Config) (*Exec, error) {
 		x.watches = append(x.watches, m.Watches...)
 	}
 	if err := x.addFlows(events); err != nil {
+		return nil, err
+	}
+	if err := x.checkLevel(); err != nil {
 		return nil, err
 	}
 	if err := x.loadWatches(); err != nil {

@@ -14,9 +14,6 @@ import (
 	"wispgate/edge/store"
 )
 
-// FeatureLevel is what this program can do. A feature that every node must know waits until every member reports its level.
-const FeatureLevel = 1
-
 const methodStats = "sync.stats"
 
 // stats is what a member tells the leader that looks at it.

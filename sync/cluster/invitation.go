@@ -164,6 +164,22 @@ type Admission struct {
 	Digest string `json:"digest" check:"max=64" doc:"SHA-256 of the token's secret."`
 }
 
+// newEnough refuses a node that cannot read what every member can, and the cluster may store.
+func (in *Admission) newEnough(v edge.View) error {
+	all, err := allPeers(v)
+	if err != nil || len(all) == 0 {
+		return err
+	}
+	common := all[0].FeatureLevel
+	for i := range all {
+		common = min(common, all[i].FeatureLevel)
+	}
+	if in.FeatureLevel < common {
+		return ErrPeerOld.Error(edge.Conflict)
+	}
+	return nil
+}
+
 // admit lets a node in: it spends the invitation and makes the node's record.
 var admit = edge.Command[Admission, Peer]{
 	Name: "sync.node.admit", Scope: "sync:write", Class: edge.Admin, Summary: "Let an invited node in",
@@ -189,6 +205,9 @@ var admit = edge.Command[Admission, Peer]{
 			return Peer{}, ErrPeerExists.Error(edge.Conflict)
 		}
 		if e, ok := edge.AsError(err); !ok || e.Kind != edge.NotFound {
+			return Peer{}, err
+		}
+		if err := in.newEnough(tx); err != nil {
 			return Peer{}, err
 		}
 		if err := i.use(tx, in.Node); err != nil {

@@ -35,7 +35,7 @@ func Module(p Ports) edge.Module {
 		},
 		Reasons: []edge.Reason{
 			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,
-			ErrTokenWrong, ErrTokenExpired, ErrTokenUsed, ErrNoPort,
+			ErrPeerOld, ErrTokenWrong, ErrTokenExpired, ErrTokenUsed, ErrNoPort,
 		},
 	}
 	if p.Directory != nil {

@@ -65,6 +65,7 @@ var (
 	ErrOperator    = edge.Reason{Code: "cluster_operator_only", Says: "Only the operator of the cluster may do this", Fix: "Run wispgate cluster on one of its nodes"}
 	ErrPeerUnknown = edge.Reason{Code: "node_unknown", Says: "No node of the cluster has this name", Fix: "wispgate cluster list shows the nodes"}
 	ErrPeerExists  = edge.Reason{Code: "node_exists", Says: "A node of this name belongs to the cluster, or did once", Fix: "Give the new node another node.id: a name is never used twice"}
+	ErrPeerOld     = edge.Reason{Code: "node_too_old", Says: "The program of the node is older than what the cluster stores", Fix: "Install the version that wispgate cluster list shows on the others, and join again with the same token"}
 	ErrPeerRemoved = edge.Reason{Code: "node_removed", Says: "The node was removed from the cluster", Fix: "Empty its data folder and let it join again, under another node.id"}
 	ErrQuorumRisk  = edge.Reason{Code: "quorum_at_risk", Says: "Without this voter the others that are well would be no majority, and nothing could be committed", Fix: "Bring the silent voters back or add another voter first; --force goes on in spite of it"}
 	ErrLastVoter   = edge.Reason{Code: "last_voter", Says: "This is the only voter of the cluster", Fix: "Promote another node first"}
