@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,13 +22,13 @@ import (
 
 // flock is a cluster inside a test: whole nodes, from TLS to the store, over wires.
 type flock struct {
-	t     testing.TB
-	dir   string
-	wires *wires
-	clock func() time.Time
-	birds map[string]*bird
-	conf  func(*Config)
-	store store.Options
+	t       testing.TB
+	dir     string
+	wires   *wires
+	clock   func() time.Time
+	birds   map[string]*bird
+	conf    func(*Config)
+	options func(*bird) store.Options // of the store; nil: none
 }
 
 // bird is one node of it.
@@ -43,12 +44,17 @@ type bird struct {
 	node    *Node
 	members *Directory
 	stop    context.CancelFunc
+	gate    sync.RWMutex // of tests that stop nodes under their clients
+	watch   func()       // called for each snapshot that is installed
 }
 
 // quick are time-outs for tests in real time; the profile's own are for bubbles.
-var quick = Timeouts{Heartbeat: 150 * time.Millisecond, Election: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 10 * time.Millisecond}
+var quick = Timeouts{Heartbeat: 150 * time.Millisecond, Election: 150 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 10 * time.Millisecond, Transport: time.Second}
 
 func newFlock(t testing.TB, conf func(*Config)) *flock {
+	if t, ok := t.(*testing.T); ok {
+		t.Parallel() // they wait more than they work
+	}
 	f := &flock{t: t, dir: t.TempDir(), wires: newWires(), clock: time.Now, birds: map[string]*bird{}, conf: conf}
 	t.Cleanup(f.close)
 	return f
@@ -123,13 +129,20 @@ func (b *bird) up() *bird {
 	t := b.f.t
 	t.Helper()
 	b.openVault()
-	opts := b.f.store
+	var opts store.Options
+	if b.f.options != nil {
+		opts = b.f.options(b)
+	}
 	opts.Dir, opts.BallastBytes = filepath.Join(b.dir, "store"), -1
 	var err error
 	b.store, err = store.Open(opts)
 	check(t, err)
 	b.machine, err = exec.NewMachine(b.store, exec.MachineOptions{})
 	check(t, err)
+	if b.watch != nil {
+		watch := b.watch
+		b.machine.OnRestore(func(uint64) { watch() })
+	}
 	b.members = NewDirectory()
 	c := b.config()
 	modules := []edge.Module{Module(Ports{Directory: b.members, Live: func() *Node { return b.node }}), registers()}
@@ -314,6 +327,12 @@ func (f *flock) settled() (version uint64) {
 		}
 	}
 	return version
+}
+
+// settledAt waits until a node has applied what the leader has.
+func (f *flock) settledAt(b *bird) {
+	f.t.Helper()
+	f.until(b.name+" has caught up", func() bool { return b.node.Linearize(within(f.t, time.Second)) == nil })
 }
 
 // register is a record that tests write through the cluster.

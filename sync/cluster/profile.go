@@ -14,7 +14,8 @@ type Timeouts struct {
 	Propose   time.Duration // waiting to hand over a proposal, or for a member's answer, when the caller sets no deadline; 5 s
 	Write     time.Duration // one write to the log until the disk counts as hung; 10 s
 
-	// SnapshotScale is how many octets of a snapshot earn another ten seconds to send it.
+	// Transport bounds each exchange of raft with a peer; 10 s. A snapshot gets as many of it as it has pieces of SnapshotScale octets.
+	Transport     time.Duration
 	SnapshotScale int
 }
 
@@ -46,6 +47,7 @@ func (t Timeouts) over(d Timeouts) Timeouts {
 	t.Commit = or(t.Commit, d.Commit)
 	t.Propose = or(t.Propose, 5*time.Second)
 	t.Write = or(t.Write, 10*time.Second)
+	t.Transport = or(t.Transport, 10*time.Second)
 	t.SnapshotScale = or(t.SnapshotScale, d.SnapshotScale)
 	return t
 }

@@ -8,9 +8,6 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// transportTimeout bounds each exchange of raft with a peer. A snapshot gets as many of it as it has pieces of snapshotScale.
-const transportTimeout = 10 * time.Second
-
 // newTransport is in memory for a node that stands alone, else raft's streams on the node's port. There is no plain TCP: whoever could
 // reach the port could write the log.
 func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
@@ -19,7 +16,7 @@ func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
 		return t, t.Close
 	}
 	t := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: transportTimeout, Logger: newRaftLog(n.conf.Logger),
+		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: times.Transport, Logger: newRaftLog(n.conf.Logger),
 	})
 	t.TimeoutScale = times.SnapshotScale
 	g := &guarded{NetworkTransport: t}

@@ -118,7 +118,7 @@ func (n *Node) reconcile(ctx context.Context, x edge.Executor) error {
 	w.servers = servers(w.run.raft)
 	w.peers = n.conf.Directory.Peers()
 	for _, step := range []func(context.Context) error{
-		w.recover, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
+		w.spare, w.recover, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, errWait) {
@@ -445,14 +445,22 @@ func (w *work) removeDead(ctx context.Context) error {
 	return nil
 }
 
-// handOver gives leadership away when this disk runs low, or to a preferred node that has been well for a while.
+// spare gives leadership away when this disk runs low: nothing that grows could be written here.
+func (w *work) spare(context.Context) error {
+	if !w.n.diskLow() {
+		return nil
+	}
+	if heir := w.heir(); heir != "" {
+		return w.transfer(heir, "the disk is low")
+	}
+	return nil
+}
+
+// handOver gives leadership to a preferred node that has been well for a while.
 func (w *work) handOver(context.Context) error {
 	heir := w.heir()
 	if heir == "" {
 		return nil
-	}
-	if w.n.diskLow() {
-		return w.transfer(heir, "the disk is low")
 	}
 	me, _ := w.peer(w.n.conf.NodeID)
 	other, _ := w.peer(heir)

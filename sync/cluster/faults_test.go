@@ -1,0 +1,288 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/exec"
+	"wispgate/edge/store"
+)
+
+// three is a cluster of three voters.
+func three(t testing.TB, conf func(*Config)) *flock {
+	f := newFlock(t, conf)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	return f
+}
+
+// others are the names of the nodes besides one.
+func (f *flock) others(name string) (list []string) {
+	for n := range f.birds {
+		if n != name {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// put writes through whoever leads, asking again with the same operation id until it is acknowledged.
+func (f *flock) put(op, key, value string) {
+	f.t.Helper()
+	f.until("the write "+op+" is acknowledged", func() bool {
+		return f.leader().write(within(f.t, 3*time.Second), op, key, value) == nil
+	})
+}
+
+func TestALeaderThatIsCutOffLosesNothing(t *testing.T) {
+	f := three(t, nil)
+	old := f.leader()
+	f.put("w1", "k", "before")
+	f.wires.Part(old.name, f.names()...)
+	f.until("the cut-off leader knows it", func() bool { return !old.node.Contact() })
+	if err := old.node.Linearize(within(t, 2*time.Second)); !errors.Is(err, ErrQuorumLost) {
+		t.Errorf("a leader without a quorum reads: %v", err)
+	}
+	f.put("w2", "k", "after")
+	f.wires.Heal()
+	f.settled()
+	r, err := old.read(t.Context(), "k")
+	if err != nil || r.Value != "after" || r.Count != 2 {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// TestOneWayCuts holds that a leader which can send and not hear steps down, and that one which hears and cannot send is followed by
+// another.
+func TestOneWayCuts(t *testing.T) {
+	for _, way := range []string{"deaf", "mute"} {
+		t.Run(way, func(t *testing.T) {
+			f := three(t, nil)
+			old := f.leader()
+			for _, o := range f.others(old.name) {
+				if way == "deaf" {
+					f.wires.Cut(o, old.name)
+				} else {
+					f.wires.Cut(old.name, o)
+				}
+			}
+			f.until("another leads", func() bool { return f.leader() != old })
+			f.put("w", "k", way)
+			f.wires.Heal()
+			f.settled()
+		})
+	}
+}
+
+func TestANodeThatWasAwayCatchesUpByEntriesOrBySnapshotWhicheverIsLess(t *testing.T) {
+	for name, tt := range map[string]struct {
+		budget int64
+		cut    bool // the log no longer reaches back to where the node was
+	}{"entries": {64 << 20, false}, "snapshot": {1, true}} {
+		t.Run(name, func(t *testing.T) {
+			f := three(t, func(c *Config) { c.LogBudget, c.SegmentBytes = tt.budget, 64<<10 })
+			away := f.bird(f.others(f.leader().name)[0])
+			away.down()
+			l := f.leader()
+			total := 300
+			if tt.cut {
+				total = 1300 // beyond the least that is kept
+			}
+			value := strings.Repeat("v", 500)
+			for i := range total {
+				check(t, l.write(within(t, 10*time.Second), "", fmt.Sprint("k", i), value))
+			}
+			f.settled()
+			for _, b := range f.birds { // whoever leads later
+				if b.node == nil {
+					continue
+				}
+				check(t, b.node.Snapshot())
+				first, err := b.node.current().log.FirstIndex()
+				check(t, err)
+				if cut := first > away.machineIndex(t); cut != tt.cut {
+					t.Fatalf("the log begins at %d; want it cut: %v", first, tt.cut)
+				}
+			}
+			var restored atomic.Int64
+			away.watch = func() { restored.Add(1) }
+			away.up()
+			f.untilWithin(time.Minute, "the node has caught up", func() bool { return away.machine.Version() == l.machine.Version() && (!tt.cut || restored.Load() > 0) })
+			if n := restored.Load(); (n > 0) != tt.cut {
+				t.Errorf("%d snapshots were installed", n)
+			}
+			f.settled()
+			away.down() // a snapshot may be ahead of the log that came with it
+			away.up()
+			f.put("w", "k", "on")
+			f.settled()
+		})
+	}
+}
+
+// machineIndex is the applied index of a node that is down.
+func (b *bird) machineIndex(t testing.TB) uint64 {
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	defer func() { check(t, errors.Join(m.Close(), s.Close())) }()
+	return m.AppliedIndex()
+}
+
+func TestACorruptedCopyIsFoundAndFilledAnew(t *testing.T) {
+	f := three(t, nil)
+	for i := range 50 {
+		f.put(fmt.Sprint("w", i), fmt.Sprint("k", i), "v")
+	}
+	check(t, f.do("sync.check.start", edge.None{}))
+	f.until("all copies are equal", func() bool { return f.checked(0) })
+	bad := f.bird(f.others(f.leader().name)[0])
+	bad.corrupt(t)
+	check(t, f.do("sync.check.start", edge.None{}))
+	f.until("one copy differs", func() bool { return f.checked(1) })
+	if n := f.leader().node.Differing(); n != 1 {
+		t.Errorf("%d nodes count as differing", n)
+	}
+	if err := bad.node.Resync(t.Context(), time.Now()); code(err) != "resync_voter" {
+		t.Errorf("a voter wipes itself: %v", err)
+	}
+	check(t, f.do("sync.node.repair", PeerRef{bad.name}))
+	f.until("it is filled anew and votes again", func() bool {
+		p, _ := f.leader().members.Peer(bad.name)
+		return p.RepairAt == nil && p.Voter && len(f.leader().node.Status().Voters) == 3
+	})
+	f.settled()
+	check(t, f.do("sync.check.start", edge.None{}))
+	f.until("all copies are equal again", func() bool { return f.checked(0) })
+	if r, err := bad.read(t.Context(), "k7"); err != nil || r.Value != "v" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+	bad.down()
+	bad.up()
+	f.settled()
+}
+
+// checked says whether the newest comparison is finished and found so many nodes that differ, and none silent.
+func (f *flock) checked(differ int) bool {
+	out, _, err := f.leader().exec.Ask(within(f.t, time.Second), operator, "sync.check.list", nil, 0)
+	if err != nil {
+		return false
+	}
+	var newest Check
+	for _, c := range out.(edge.Page[Check]).Data {
+		if c.StartedAt.After(newest.StartedAt) {
+			newest = c
+		}
+	}
+	n := 0
+	for _, c := range newest.Nodes {
+		if c.State == "silent" {
+			return false
+		}
+		if c.State == "mismatched" {
+			n++
+		}
+	}
+	return newest.FinishedAt != nil && n == differ && len(newest.Nodes) > 1
+}
+
+// corrupt changes one octet of the state behind the machine's back.
+func (b *bird) corrupt(t testing.TB) {
+	check(t, b.machine.Flush())
+	sn := b.store.Snapshot()
+	var key, val []byte
+	check(t, sn.Scan([]byte(store.Replicated+"acme/test.register/"), nil, func(k, v []byte) (bool, error) {
+		key, val = append([]byte(nil), k...), append([]byte(nil), v...)
+		return false, nil
+	}))
+	sn.Close()
+	val[len(val)-2] ^= 1
+	var batch store.Batch
+	batch.Put(key, val)
+	check(t, b.store.Commit(&batch))
+	b.f.put("", "after", "what moves the machine on to the changed store")
+	b.f.settledAt(b)
+	check(t, b.machine.Flush())
+}
+
+func TestALeaderWhoseDiskRunsLowHandsOver(t *testing.T) {
+	f := newFlock(t, nil)
+	var low sync.Map
+	f.options = func(b *bird) store.Options {
+		return store.Options{PollEvery: 20 * time.Millisecond, FreeSpace: func(string) (free, total uint64, err error) {
+			if _, is := low.Load(b.name); is {
+				return 80 << 20, 1 << 30, nil
+			}
+			return 1 << 29, 1 << 30, nil
+		}}
+	}
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.put("w", "k", "v")
+	old := f.leader()
+	low.Store(old.name, true)
+	f.until("another leads", func() bool { return f.leader() != old })
+	f.settled()
+}
+
+func TestALeaderWhoseLogHangsIsFollowedAtOnce(t *testing.T) {
+	f := three(t, nil)
+	old := f.leader()
+	f.until("an heir is known", func() bool {
+		w := &work{n: old.node, run: old.node.current(), now: time.Now(), servers: servers(old.node.current().raft), peers: old.members.Peers()}
+		return w.heir() != ""
+	})
+	old.node.current().log.condemn(errHung)
+	f.until("another leads", func() bool { return f.leader() != old && old.node.Status().Parked == parkedLog })
+	f.put("w", "k", "v")
+}
+
+func TestTheLastVoterBeginsAnewAndTheOthersAreRefused(t *testing.T) {
+	f := three(t, nil)
+	f.put("w1", "k", "kept")
+	f.settled()
+	for _, b := range f.birds {
+		b.down()
+	}
+	left := f.bird("n2")
+	check(t, left.recover())
+	left.up()
+	check(t, left.node.WaitLeader(within(t, 10*time.Second)))
+	f.until("the others are removed", func() bool { return len(left.members.Peers()) == 1 })
+	check(t, left.write(within(t, 5*time.Second), "w2", "k", "alone"))
+	behind := f.bird("n1").up()
+	f.until("the one left behind has no contact", func() bool { return !behind.node.Contact() && left.node.IsLeader() })
+	if _, err := behind.node.Call(within(t, 2*time.Second), "n2", methodStats, nil); err == nil {
+		t.Error("a node that was left behind is answered")
+	}
+	behind.down()
+	delete(f.birds, "n1")
+	delete(f.birds, "n3")
+	f.grow(Voter, "n4", "n5")
+	f.settled()
+	if r, err := f.bird("n5").read(t.Context(), "k"); err != nil || r.Value != "alone" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+func (b *bird) recover() (err error) {
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	if err != nil {
+		return err
+	}
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	if err != nil {
+		return err
+	}
+	c := b.config()
+	c.Listen = ""
+	return errors.Join(Recover(c, m), m.Close(), s.Close())
+}
