@@ -4,7 +4,7 @@ RUN ?= .
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build cross run demo test race lint lint-fast fmt fuzz bench e2e powercut tools notices ci
+.PHONY: help build cross run demo test race lint lint-fast fmt fuzz bench e2e powercut cluster tools notices ci
 
 help: ## list of targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ e2e: ## stories on the built binary
 
 powercut: ## 200 simulated power cuts of store and log, and many more of the journal (root)
 	@scripts/powercut 200
+
+cluster: ## a cluster of three under cuts, stops and hand-overs for HOURS=n, every history judged for linearizability
+	@CLUSTER_HOURS=$(or $(HOURS),1) go test ./sync/cluster -run TestRegistersAreLinearizable -count=1 -v -timeout 0
 
 tools: ## build the pinned tools once
 	@scripts/tools
