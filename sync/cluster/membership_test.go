@@ -197,8 +197,8 @@ func TestStrangersAreRefused(t *testing.T) {
 		check(t, err)
 		forged = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: other.key}
 	}
-	stolen := tls.Certificate{} // the cluster's CA and a member's name, but not the key its record pins
-	{
+	var stolen tls.Certificate
+	{ // the cluster's CA and a member's name, but not the key its record pins
 		leaf, err := b.node.conf.Credentials.issue("n1", other.key.Public(), time.Now())
 		check(t, err)
 		stolen = tls.Certificate{Certificate: [][]byte{leaf.Raw}, PrivateKey: other.key}

@@ -20,7 +20,7 @@ const (
 // Values lists the roles, for the schema.
 func (Role) Values() []string { return []string{string(Voter), string(Replica)} }
 
-// Status says how far a node belongs to the cluster.
+// PeerStatus says how far a node belongs to the cluster.
 type PeerStatus string
 
 // The states of a node.

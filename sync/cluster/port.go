@@ -260,7 +260,7 @@ func (p *port) dial(ctx context.Context, node, proto string, renewal bool) (net.
 	}
 	conf := &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{proto}, ClientSessionCache: nil,
-		InsecureSkipVerify:   true, //nolint:gosec // VerifyConnection judges: the peer is proved by the cluster's CA and its record, not by a host name
+		InsecureSkipVerify:   true, // VerifyConnection judges: the peer is proved by the cluster's CA and its record, not by a host name
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return p.creds.certificate(), nil },
 		VerifyConnection: func(s tls.ConnectionState) error {
 			got, expired, err := p.creds.verify(s.PeerCertificates, p.members, p.node.effectiveNow())

@@ -50,10 +50,10 @@ func (n *Node) awaitLead(ctx context.Context) (context.Context, context.CancelFu
 // Leading runs work while this node leads, again and again until ctx ends or work fails. The context that work is given ends when
 // leadership does.
 func (n *Node) Leading(ctx context.Context, work func(ctx context.Context) error) error {
-	for {
+	for ctx.Err() == nil {
 		leading, cancel, ok := n.awaitLead(ctx)
 		if !ok {
-			return nil
+			break
 		}
 		err := work(leading)
 		lost := leading.Err() != nil
@@ -61,10 +61,8 @@ func (n *Node) Leading(ctx context.Context, work func(ctx context.Context) error
 		if !lost { // it ended by itself
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil
-		}
 	}
+	return nil
 }
 
 // leadLoop looks after the members while this node leads.
@@ -84,7 +82,7 @@ func (n *Node) leadOnce(ctx context.Context, x edge.Executor) {
 	_ = n.Leading(ctx, func(ctx context.Context) error {
 		n.picture.reset()
 		if err := n.Barrier(ctx); err != nil { // what the former leader committed may not be applied here yet
-			return nil //nolint:nilerr // leadership is lost again, or raft takes another attempt
+			return err
 		}
 		tick := time.NewTicker(n.conf.Pace.Poll)
 		defer tick.Stop()

@@ -1,0 +1,231 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/edgetest"
+)
+
+// pair is a voter and a replica that ask each other.
+func pair(t *testing.T) (f *flock, leader, other *bird) {
+	f = newFlock(t, nil)
+	leader = f.found("n1")
+	f.grow(Replica, "n2")
+	return f, leader, f.bird("n2")
+}
+
+func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
+	_, leader, other := pair(t)
+	denied := &edge.Error{Kind: edge.Denied, Code: "no", Message: "No", Fix: "Stop", RetryAfter: 7, Fields: []edge.FieldError{{Pointer: "/a", Reason: "r"}}}
+	leader.node.Handle("echo", func(_ context.Context, from string, body []byte) ([]byte, error) {
+		switch string(body) {
+		case "denied":
+			return nil, denied
+		case "broken":
+			return nil, errors.New("a detail that stays here")
+		case "large":
+			return make([]byte, MaxBody+1), nil
+		}
+		return append([]byte(from+" "), body...), nil
+	})
+	ctx := within(t, 20*time.Second)
+	for _, to := range []string{"", "n1"} {
+		if got, err := other.node.Call(ctx, to, "echo", []byte("hello")); err != nil || string(got) != "n2 hello" {
+			t.Errorf("to %q: got %q, %v", to, got, err)
+		}
+	}
+	var e *edge.Error
+	if _, err := other.node.Call(ctx, "", "echo", []byte("denied")); !errors.As(err, &e) || e.Error() != denied.Error() || e.Kind != denied.Kind || e.RetryAfter != 7 {
+		t.Errorf("got %#v, want the handler's error unchanged", err)
+	}
+	if _, err := other.node.Call(ctx, "", "echo", []byte("broken")); code(err) != "internal" || bytes.Contains([]byte(err.Error()), []byte("detail")) {
+		t.Errorf("got %v, want internal without the detail", err)
+	}
+	if _, err := other.node.Call(ctx, "", "echo", []byte("large")); code(err) != "too_large" {
+		t.Errorf("got %v, want too_large", err)
+	}
+	if _, err := other.node.Call(ctx, "", "echo", make([]byte, MaxBody+1)); code(err) != "too_large" {
+		t.Errorf("got %v, want too_large", err)
+	}
+	if got, err := other.node.Call(ctx, "", "echo", make([]byte, MaxBody-8)); err != nil || len(got) != MaxBody-8+3 {
+		t.Errorf("a body near the bound: %d octets, %v", len(got), err)
+	}
+	if _, err := other.node.Call(ctx, "", "unheard of", nil); code(err) != "starting" {
+		t.Errorf("got %v, want starting", err)
+	}
+	if _, err := other.node.Call(ctx, "n9", "echo", nil); !errors.Is(err, ErrQuorumLost) {
+		t.Errorf("got %v from a stranger, want quorum_lost", err)
+	}
+	// One hop: who is taken for the leader and is none refuses.
+	conn, err := leader.node.port.dial(ctx, "n2", protoRPC, false)
+	check(t, err)
+	k := newLink(conn, time.Now)
+	go k.read()
+	if _, err := k.ask(ctx, request{method: methodStats, leader: true}); !errors.Is(err, ErrQuorumLost) {
+		t.Errorf("got %v from one that does not lead, want quorum_lost", err)
+	}
+	k.close(errOnce)
+}
+
+func TestADeadlineTravelsAndGivingUpIsTold(t *testing.T) {
+	_, leader, other := pair(t)
+	ended := make(chan time.Duration, 1)
+	begun := make(chan time.Time, 1)
+	leader.node.Handle("wait", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+		deadline, ok := ctx.Deadline()
+		if !ok {
+			t.Error("the caller's deadline did not travel")
+		}
+		begun <- deadline
+		<-ctx.Done()
+		ended <- time.Until(deadline)
+		return nil, ctx.Err()
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+	asked := make(chan error, 1)
+	go func() {
+		_, err := other.node.Call(ctx, "", "wait", nil)
+		asked <- err
+	}()
+	<-begun
+	cancel()
+	if err := <-asked; !errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("got %v, want outcome_unknown: it was sent", err)
+	}
+	if left := <-ended; left <= 0 {
+		t.Error("the handler was left to run to its deadline")
+	}
+}
+
+func TestARequestThatWentOutAndBrokeIsUnknownOneThatDidNotIsNot(t *testing.T) {
+	f, leader, other := pair(t)
+	arrived, release := make(chan struct{}), make(chan struct{})
+	leader.node.Handle("hold", func(context.Context, string, []byte) ([]byte, error) {
+		close(arrived)
+		<-release
+		return nil, nil
+	})
+	asked := make(chan error, 1)
+	go func() {
+		_, err := other.node.Call(within(t, time.Second), "n1", "hold", nil)
+		asked <- err
+	}()
+	<-arrived
+	f.wires.Cut("n1", "n2") // the answer does not come back
+	close(release)
+	if err := <-asked; !errors.Is(err, ErrUnknownOutcome) {
+		t.Errorf("got %v, want outcome_unknown", err)
+	}
+	f.wires.Heal()
+	leader.down()
+	f.until("nothing is sent to a port that is closed", func() bool {
+		_, err := other.node.Call(within(t, time.Second), "n1", "hold", nil)
+		return errors.Is(err, ErrQuorumLost)
+	})
+	f.wires.Part("n2", "n1")
+	if _, err := other.node.Call(within(t, 300*time.Millisecond), "n1", "hold", nil); !errors.Is(err, ErrQuorumLost) {
+		t.Errorf("got %v over a link that never stood, want quorum_lost", err)
+	}
+}
+
+func TestMoreThanTheBoundIsOverloaded(t *testing.T) {
+	_, leader, other := pair(t)
+	var running, most int
+	var mu sync.Mutex
+	release := make(chan struct{})
+	leader.node.Handle("hold", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+		mu.Lock()
+		running++
+		most = max(most, running)
+		mu.Unlock()
+		defer func() { mu.Lock(); running--; mu.Unlock() }()
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	})
+	const callers = maxInFlight + maxWaiting + 50
+	refused, answered := 0, 0
+	var wg sync.WaitGroup
+	for range callers {
+		wg.Go(func() {
+			_, err := other.node.Call(within(t, 20*time.Second), "n1", "hold", nil)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case code(err) == "overloaded":
+				if refused++; refused == 50 {
+					close(release)
+				}
+			case err == nil:
+				answered++
+			default:
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	if refused < 50 || answered+refused != callers || most > maxInFlight {
+		t.Errorf("%d refused, %d answered, %d at once", refused, answered, most)
+	}
+}
+
+// FuzzFrames feeds the answering end what a broken peer might send: it must not panic, and what it reads it can write again.
+func FuzzFrames(f *testing.F) {
+	f.Add(frame{kind: kindRequest, id: 7, payload: request{method: "m", wait: time.Second, leader: true, body: []byte("b")}.encode()}.append(nil))
+	f.Add(frame{kind: kindPing}.append(nil))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
+	f.Add(binary.BigEndian.AppendUint32(nil, frameHead))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		fr, err := readFrame(bufio.NewReader(bytes.NewReader(raw)))
+		if err != nil {
+			return
+		}
+		if again := fr.append(nil); !bytes.Equal(again, raw[:len(again)]) {
+			t.Fatalf("%x reads as another frame: %x", raw, again)
+		}
+		r, err := decodeRequest(fr.payload)
+		if err != nil {
+			return
+		}
+		if back, err := decodeRequest(r.encode()); err != nil || back.method != r.method || back.leader != r.leader || back.wait != r.wait || !bytes.Equal(back.body, r.body) {
+			t.Fatalf("%+v comes back as %+v, %v", r, back, err)
+		}
+	})
+}
+
+// FuzzToken reads what a person might paste.
+func FuzzToken(f *testing.F) {
+	f.Add(token{Address: "h:1", CA: string(bytes.Repeat([]byte{'a'}, 64)), Secret: string(bytes.Repeat([]byte{'b'}, 32))}.String())
+	f.Add("wgjoin1.")
+	f.Fuzz(func(t *testing.T, s string) {
+		tok, err := parseToken(s)
+		if err != nil {
+			return
+		}
+		if again, err := parseToken(tok.String()); err != nil || again != tok {
+			t.Fatalf("%q comes back as %+v, %v", s, again, err)
+		}
+	})
+}
+
+// TestEvents holds the shape of the events that other systems read.
+func TestEvents(t *testing.T) {
+	t.Parallel()
+	const id = edge.ID("nod_0199f1c2-7d0a-7c3e-9a51-0b6f6f1d2c33")
+	edgetest.GoldenEvents(
+		t, Module(Ports{}),
+		NodeInvited{id.With("jtk"), Voter, "tower7-a"}, NodeJoined{id, "tower7-b", Replica}, NodePromoted{id, "tower7-b"}, NodeDemoted{id, "tower7-b"},
+		NodeRemoved{id, "tower7-b", "operator"}, NodeUpdated{id, "tower7-b", []string{"address"}}, NodeLost{id, "tower7-b"}, NodeFound{id, "tower7-b"},
+		ChecksumMismatch{id.With("chk"), "tower7-b", 4711},
+	)
+}
