@@ -29,6 +29,9 @@ type Command[In, Out any] struct {
 	// the only part that may be random, and it never runs again for the same intent.
 	Prepare func(Prep, *In) error
 	Handle  func(tx Tx, in In) (Out, error)
+	// Again runs instead of Handle where a cut-off node hands over what has been done already: the same operation came to the cluster by
+	// another way first. It may note what that node has handed out, such as the number of a receipt; the events of the first time stand.
+	Again func(tx Tx, in In) error
 }
 
 // Query reads one View and writes nothing; any node answers it.
@@ -102,6 +105,7 @@ type Op struct {
 	decode  func(raw []byte) (any, error)
 	prepare func(Prep, any) error
 	handle  func(Tx, any) (any, error)
+	again   func(Tx, any) error
 	ask     func(View, any) (any, error)
 	record  func(any) ID
 }
@@ -123,6 +127,9 @@ func (c Command[In, Out]) Op() *Op {
 	}
 	if c.Prepare != nil {
 		op.prepare = func(p Prep, in any) error { return c.Prepare(p, in.(*In)) }
+	}
+	if c.Again != nil {
+		op.again = func(tx Tx, in any) error { return c.Again(tx, *in.(*In)) }
 	}
 	if c.Record != nil {
 		op.record = func(in any) ID { return c.Record(*in.(*In)) }
@@ -207,6 +214,14 @@ func (op *Op) Prepare(p Prep, in any) error {
 
 // Handle runs a command on a decoded input.
 func (op *Op) Handle(tx Tx, in any) (any, error) { return op.handle(tx, in) }
+
+// Again runs the command's Again on a decoded input, if it has one.
+func (op *Op) Again(tx Tx, in any) error {
+	if op.again == nil {
+		return nil
+	}
+	return op.again(tx, in)
+}
 
 // Ask runs a query on a decoded input.
 func (op *Op) Ask(v View, in any) (any, error) { return op.ask(v, in) }

@@ -10,6 +10,7 @@ import (
 	"wispgate/edge"
 	kernel "wispgate/edge/exec"
 	"wispgate/edge/journal"
+	"wispgate/edge/vault"
 )
 
 // Cluster is nodes that share one log in memory: the first leads, and each may be cut off and heal. It stands for the log where what is
@@ -19,7 +20,7 @@ type Cluster struct {
 
 	t    testing.TB
 	opts []Option
-	keys string // folder of the tenants' keys, which all nodes share
+	keys Secrets // all nodes share the tenants' keys
 
 	mu      sync.Mutex
 	entries []kernel.LogEntry
@@ -43,7 +44,10 @@ type Member struct {
 // NewCluster runs n linked nodes until the test ends.
 func NewCluster(t testing.TB, n int, opts ...Option) *Cluster {
 	t.Helper()
-	c := &Cluster{t: t, opts: opts, keys: t.TempDir()}
+	dir := t.TempDir()
+	v, err := vault.Open(dir)
+	must(t, err)
+	c := &Cluster{t: t, opts: opts, keys: Secrets{v, dir}}
 	for i := range n {
 		c.Nodes = append(c.Nodes, c.start(fmt.Sprintf("n%d", i+1), t.TempDir(), i == 0, true))
 	}
@@ -57,7 +61,7 @@ func (c *Cluster) start(name, dir string, leads, linked bool) *Member {
 	m := &Member{Name: name, Pending: q, cluster: c, leads: leads, linked: linked}
 	opts := append([]Option{func(k *kernel.Config) {
 		k.Node, k.Queue = name, q
-		k.Secrets = Secrets{k.Secrets.(Secrets).Vault, dir}
+		k.Secrets = c.keys
 		k.Sign = signAs(name)
 	}}, c.opts...)
 	m.Harness = open(c.t, dir, opts...)

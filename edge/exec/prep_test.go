@@ -106,3 +106,46 @@ func TestWhenANodeSaidYesStaysAtTheRebase(t *testing.T) {
 	}
 	c.Agree()
 }
+
+func TestWhatCameTwiceMayNoteIt(t *testing.T) {
+	t.Parallel()
+	stamp := edge.Command[slip, box]{
+		Name: "test.box.stamp", Scope: "test:write", Summary: "Stamp a box.", Class: edge.Money, Offline: true, Prepare: sellBox.Prepare,
+		Handle: func(tx edge.Tx, in slip) (box, error) {
+			b := box{Meta: edge.Meta{ID: tx.NewID("box")}, Label: in.Label, Color: in.Link.Node}
+			tx.Emit(boxMade{b.ID, b.Label})
+			return b, boxes.Put(tx, &b)
+		},
+		Again: func(tx edge.Tx, in slip) error {
+			b, err := boxes.Get(tx, tx.NewID("box"))
+			if err != nil {
+				return err
+			}
+			b.Color += " " + in.Link.Node
+			tx.Emit(boxMade{b.ID, b.Label})
+			return boxes.Put(tx, &b)
+		},
+	}
+	m := offline()
+	m.Ops = append(m.Ops, stamp.Op())
+	c := edgetest.NewCluster(t, 2, edgetest.Modules(m, syncPart()), quick)
+	leader, tower := c.Nodes[0], c.Nodes[1]
+	tower.CutAndNotice()
+	for _, at := range []*edgetest.Member{tower, leader} {
+		for _, key := range []string{"k1", "k2"} {
+			if _, _, err := edgetest.Try[box](at.Harness, acme, edge.Request{Key: key}, stamp.Name, slip{Label: key}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	tower.HealAndDrain()
+	for _, n := range c.Nodes {
+		if got := labels(t, n); len(got) != 2 || got["k1"] != "n1 n2" || got["k2"] != "n1 n2" {
+			t.Errorf("%s has %v, want each box once, stamped by both", n.Name, got)
+		}
+	}
+	c.Agree()
+	if got := edgetest.EventTypes(t, leader.Harness, "acme", 0); len(got) != 2 {
+		t.Errorf("got events %v, want those of the first time", got)
+	}
+}

@@ -144,7 +144,7 @@ func (x *Exec) decide(d *draft, in *Intent) (t *tx, reply edge.Reply, err error)
 		case err != nil || ok && in.Origin == nil:
 			return nil, reply, err
 		case ok:
-			return d.begin(in), reply, nil // all that is new is its place in the queue
+			return x.repeated(d, in), reply, nil
 		}
 	}
 	t, reply, err = x.evaluate(d, in)
@@ -161,6 +161,28 @@ func (x *Exec) decide(d *draft, in *Intent) (t *tx, reply edge.Reply, err error)
 		return x.raise(d, in, err)
 	}
 	return t, reply, err
+}
+
+// repeated is the transaction of an intent from a queue that is done already: all that is new is its place there, and what its commands
+// note of it. What they cannot note does not hold up the queue.
+func (x *Exec) repeated(d *draft, in *Intent) *tx {
+	t := d.begin(in)
+	for i, c := range in.Calls {
+		op := x.ops[c.Op]
+		if op == nil {
+			continue
+		}
+		input, err := op.Decode(c.In)
+		if t.call, t.ids = i, 0; err == nil {
+			err = op.Again(t, input)
+		}
+		if err != nil || !Fits(len(t.writes)+1, t.size()+MaxOpKey) {
+			x.cfg.Logger.Error("nothing is noted of a write that came twice", "operation", c.Op, "error", err)
+			return d.begin(in)
+		}
+	}
+	t.events = nil
+	return t
 }
 
 // again evaluates a second time and compares: a handler with a hidden input shows in every test that uses it.
