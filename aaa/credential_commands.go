@@ -235,6 +235,9 @@ var RotateCredential = edge.Command[CredentialRotation, Credential]{
 		if err != nil {
 			return Credential{}, err
 		}
+		if err := laterRotation(tx, c.RotatedAt, "/password"); err != nil {
+			return Credential{}, err
+		}
 		if s.Scheme = in.Scheme; s.Scheme == "" {
 			s.Scheme = SchemeSealed
 		}
@@ -242,9 +245,18 @@ var RotateCredential = edge.Command[CredentialRotation, Credential]{
 		if err := credentialSecrets.Put(tx, &s); err != nil {
 			return Credential{}, err
 		}
-		c.Scheme, c.RotatedAt = s.Scheme, new(tx.Now().UTC())
+		c.Scheme, c.RotatedAt = s.Scheme, new(edge.AcceptedAt(tx).UTC())
 		return putCredential(tx, c, CredentialRotated{c.ID})
 	},
+}
+
+// laterRotation refuses a rotation that a cut-off node had accepted before another one which the cluster knows already: somebody must say
+// which secret holds. The one that was accepted last wins by itself.
+func laterRotation(tx edge.Tx, last *time.Time, at string) error {
+	if !tx.Acknowledged() || last == nil || !last.After(edge.AcceptedAt(tx)) {
+		return nil
+	}
+	return edge.ErrFieldConflict.Error(edge.Conflict, edge.Field(at, "was replaced otherwise since", "decide which one holds"))
 }
 
 // CredentialRebind moves a bound login to another device.
@@ -258,6 +270,10 @@ var RebindCredential = edge.Command[CredentialRebind, Credential]{
 	Name: "aaa.credential.rebind", Scope: "aaa:write", Class: edge.Provision, Offline: true,
 	Summary: "Bind a login to another device",
 	Record:  func(in CredentialRebind) edge.ID { return in.ID },
+	Prepare: func(_ edge.Prep, in *CredentialRebind) (err error) { // as the record will hold it
+		in.MAC, err = parseMAC("/mac", in.MAC)
+		return err
+	},
 	Handle: func(tx edge.Tx, in CredentialRebind) (Credential, error) {
 		c, err := liveCredential(tx, in.ID)
 		if err != nil {

@@ -114,12 +114,15 @@ var RotateNASSecret = edge.Command[NASRotation, NAS]{
 		if err != nil {
 			return NAS{}, err
 		}
+		if err := laterRotation(tx, n.RotatedAt, "/secret"); err != nil {
+			return NAS{}, err
+		}
 		old := s.Primary
 		s.Primary, s.Secondary = in.Sealed, ""
 		if in.KeepOld {
 			s.Secondary = old
 		}
-		n.RotatedAt, n.Rotating = new(tx.Now().UTC()), in.KeepOld
+		n.RotatedAt, n.Rotating = new(edge.AcceptedAt(tx).UTC()), in.KeepOld
 		return putNAS(tx, n, &s, NASSecretRotated{n.ID, in.KeepOld})
 	},
 }

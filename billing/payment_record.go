@@ -41,6 +41,7 @@ var RecordPayment = edge.Command[PaymentInput, Payment]{
 	Name: "billing.payment.record", Scope: "billing:write", Class: edge.Money, Offline: true, Summary: "Record money that was taken",
 	Prepare: prepareRecord,
 	Handle:  record,
+	Again:   recordedTwice,
 }
 
 // prepareRecord refuses what may be refused, before a receipt's number is taken: what contradicts itself, and what a cut-off node may not
@@ -240,6 +241,23 @@ func record(tx edge.Tx, in PaymentInput) (Payment, error) {
 		return p, nil
 	}
 	return p, alarm(tx, p.ID, p.Receipt.Link)
+}
+
+// recordedTwice notes the receipt that a cut-off node printed for a payment which came to the cluster by another way, too.
+func recordedTwice(tx edge.Tx, in PaymentInput) error {
+	id := tx.NewID("pay")
+	p, found, err := payments.Find(tx, id)
+	if err != nil {
+		return err
+	}
+	if found {
+		return reprint(tx, &p, id, &in)
+	}
+	_, same, err := in.numbered(tx)
+	if err != nil || same == nil {
+		return err
+	}
+	return reprint(tx, same, id, &in)
 }
 
 // tell emits that money was taken and a receipt printed.

@@ -456,3 +456,27 @@ func TestAReceiptProvesItself(t *testing.T) {
 		t.Errorf("the receipt changed with the payment: %s", cmp.Diff(text, after))
 	}
 }
+
+// repeated is the transaction of an operation whose answer is forgotten: it makes the ids that it made the first time.
+type repeated struct{ edge.Tx }
+
+func (repeated) NewID(prefix string) edge.ID { return edge.DeriveID(prefix, "the same operation", 0) }
+
+func TestAnOperationMakesOnePaymentForEver(t *testing.T) {
+	t.Parallel()
+	again := edge.Command[billing.PaymentInput, payment]{
+		Name: "test.payment.again", Scope: "test:write", Class: edge.Write, Summary: "Record as in an operation of long ago",
+		Handle: func(tx edge.Tx, in billing.PaymentInput) (payment, error) { return billing.RecordPayment.Within(repeated{tx}, in) },
+	}
+	n := edgetest.Node(t, billing.Module(), edge.Module{Name: "test", Ops: []*edge.Op{again.Op()}})
+	first := edgetest.Do[payment](t, n, ann, again.Name, cash(2500, ""))
+	if second := edgetest.Do[payment](t, n, ann, again.Name, cash(2500, "")); second.ID != first.ID || second.Version != 1 {
+		t.Errorf("got %s at version %d, want the first one", second.ID, second.Version)
+	}
+	if got := edgetest.Code(t, n, ann, again.Name, cash(2600, "")); got != "idempotency_key_reused" {
+		t.Errorf("another content: got %s", got)
+	}
+	if got := credit(t, n); got != "25.00 USD" {
+		t.Errorf("got credit %s", got)
+	}
+}

@@ -175,6 +175,9 @@ var ActivateSubscription = edge.Command[SubscriptionRef, Subscription]{
 			case Active:
 				return nil, nil
 			case Suspended:
+				if tx.Acknowledged() { // it has been activated since, and held after that
+					return nil, nil
+				}
 				return nil, ErrSubscriptionHeld.Error(edge.Conflict)
 			default:
 			}

@@ -173,6 +173,33 @@ func (in CustomerChange) apply(c *Customer) error {
 	return nil
 }
 
+// prepareChange writes the change as the record will hold it, so that the same value is seen to be the same at a rebase.
+func prepareChange(_ edge.Prep, in *CustomerChange) error {
+	for _, s := range []**string{&in.Name, &in.GivenName, &in.FamilyName, &in.LegalName, &in.Number} {
+		if *s != nil {
+			*s = new(strings.Join(strings.Fields(**s), " "))
+		}
+	}
+	if in.Emails != nil {
+		in.Emails = new(slices.Clone(*in.Emails))
+		for i, e := range *in.Emails {
+			(*in.Emails)[i] = strings.ToLower(strings.TrimSpace(e))
+		}
+	}
+	if in.Phones == nil {
+		return nil
+	}
+	phones, err := normalPhones(*in.Phones, in.CallingCode)
+	if err != nil {
+		return err
+	}
+	in.CallingCode, in.Phones = "", new(make([]PhoneInput, len(phones)))
+	for i, p := range phones {
+		(*in.Phones)[i] = PhoneInput(p)
+	}
+	return nil
+}
+
 // inUse returns the customer unless it is archived.
 func inUse(tx edge.Tx, id edge.ID) (Customer, error) {
 	c, err := customers.Get(tx, id)
@@ -185,7 +212,8 @@ func inUse(tx edge.Tx, id edge.ID) (Customer, error) {
 // UpdateCustomer changes members of a customer. A change that changes nothing is success without effect.
 var UpdateCustomer = edge.Command[CustomerChange, Customer]{
 	Name: "crm.customer.update", Scope: "crm:write", Class: edge.Write, Offline: true, Summary: "Change a customer",
-	Record: func(in CustomerChange) edge.ID { return in.ID },
+	Record:  func(in CustomerChange) edge.ID { return in.ID },
+	Prepare: prepareChange,
 	Handle: func(tx edge.Tx, in CustomerChange) (Customer, error) {
 		was, err := inUse(tx, in.ID)
 		if err != nil {
@@ -293,7 +321,8 @@ type ConsentInput struct {
 
 const maxConsents = 20
 
-// SetConsent records the customer's latest word on a purpose; earlier words stay in the events.
+// SetConsent records the customer's latest word on a purpose; earlier words stay in the events. What was said at a cut-off node counts from
+// then, so a later word that the cluster heard meanwhile stands.
 var SetConsent = edge.Command[ConsentInput, Customer]{
 	Name: "crm.customer.set_consent", Scope: "crm:write", Class: edge.Write, Offline: true, Summary: "Record what a customer agreed to or declined",
 	Record: func(in ConsentInput) edge.ID { return in.ID },
@@ -302,10 +331,12 @@ var SetConsent = edge.Command[ConsentInput, Customer]{
 		if err != nil {
 			return Customer{}, err
 		}
-		word := Consent{Purpose: in.Purpose, Granted: in.Granted, At: tx.Now().UTC(), Source: in.Source}
+		word := Consent{Purpose: in.Purpose, Granted: in.Granted, At: edge.AcceptedAt(tx).UTC(), Source: in.Source}
 		i := slices.IndexFunc(c.Consents, func(k Consent) bool { return k.Purpose == in.Purpose })
 		switch {
 		case i >= 0 && c.Consents[i].Granted == in.Granted && c.Consents[i].Source == in.Source:
+			return c, nil
+		case i >= 0 && c.Consents[i].At.After(word.At):
 			return c, nil
 		case i >= 0:
 			c.Consents[i] = word

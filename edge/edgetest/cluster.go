@@ -219,18 +219,23 @@ func (m *Member) SpilledKeys() (n int) {
 	return n
 }
 
-// Agree fails the test unless all nodes that are linked have the same state.
+// Agree fails the test unless all nodes that are linked have the same state. The kernel may tidy between two looks, so it looks again while
+// the versions differ.
 func (c *Cluster) Agree() {
 	c.t.Helper()
-	var version uint64
-	var sum [32]byte
-	for i, n := range c.Nodes {
-		v, s, err := n.Machine.Checksum()
-		must(c.t, err)
-		if i == 0 {
-			version, sum = v, s
-		} else if v != version || s != sum {
-			c.t.Fatalf("%s is at version %d with %x, %s at %d with %x", n.Name, v, s[:4], c.Nodes[0].Name, version, sum[:4])
+	var states string
+	Eventually(c.t, patience, func() bool {
+		versions, sums := map[uint64]bool{}, map[[32]byte]bool{}
+		states = ""
+		for _, n := range c.Nodes {
+			v, s, err := n.Machine.Checksum()
+			must(c.t, err)
+			versions[v], sums[s] = true, true
+			states += fmt.Sprintf("%s is at version %d with %x; ", n.Name, v, s[:4])
 		}
-	}
+		if len(versions) == 1 && len(sums) > 1 {
+			c.t.Fatalf("the nodes differ: %s", states)
+		}
+		return len(versions) == 1
+	}, func() string { return states })
 }
