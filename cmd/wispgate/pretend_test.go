@@ -93,17 +93,24 @@ var pretendLines = strings.NewReplacer(
 // buildPretend builds the program with one more file in one domain's folder, and lines in its Module. Nothing else is touched.
 func buildPretend(t *testing.T) string {
 	t.Helper()
+	module, err := os.ReadFile("../../inventory/inventory.go")
+	must(t, err)
+	return buildWith(t, map[string]string{"inventory/cage.go": pretendFile, "inventory/inventory.go": pretendLines.Replace(string(module))})
+}
+
+// buildWith builds the program with other contents of some files, named from the root of the source.
+func buildWith(t *testing.T, files map[string]string) string {
+	t.Helper()
 	dir := t.TempDir()
-	domain, err := filepath.Abs("../../inventory")
+	root, err := filepath.Abs("../..")
 	must(t, err)
-	module, err := os.ReadFile(filepath.Join(domain, "inventory.go"))
-	must(t, err)
-	must(t, os.WriteFile(filepath.Join(dir, "cage.go"), []byte(pretendFile), 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "inventory.go"), []byte(pretendLines.Replace(string(module))), 0o600))
-	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{
-		filepath.Join(domain, "cage.go"):      filepath.Join(dir, "cage.go"),
-		filepath.Join(domain, "inventory.go"): filepath.Join(dir, "inventory.go"),
-	}})
+	replace := map[string]string{}
+	for name, content := range files {
+		path := filepath.Join(dir, strings.ReplaceAll(name, "/", "_"))
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		replace[filepath.Join(root, name)] = path
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600))
 	out := filepath.Join(dir, "wispgate")

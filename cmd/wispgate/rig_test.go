@@ -101,6 +101,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() (bool
 type program struct {
 	t    testing.TB
 	kind string // serve or relay
+	bin  string // the program, where it is another than the one under test
 	data string
 	conf string
 	url  string
@@ -146,7 +147,11 @@ func (p *program) start() {
 
 func (p *program) launch() {
 	p.t.Helper()
-	p.cmd = exec.Command(binary(p.t), p.kind, "--config", p.conf)
+	bin := p.bin
+	if bin == "" {
+		bin = binary(p.t)
+	}
+	p.cmd = exec.Command(bin, p.kind, "--config", p.conf)
 	p.cmd.Stderr = p.log // what a person reads at the terminal, such as the claim code, is no part of the log
 	p.cmd.Env = append(os.Environ(), p.env...)
 	must(p.t, p.cmd.Start())
@@ -170,7 +175,7 @@ func (p *program) ready() {
 				State string `json:"state"`
 			} `json:"cluster"`
 		}
-		return a.err == nil && json.Unmarshal(a.body, &s) == nil && s.Cluster.State == "leader", a.String()
+		return a.err == nil && json.Unmarshal(a.body, &s) == nil && (s.Cluster.State == "leader" || s.Cluster.State == "follower"), a.String()
 	})
 }
 

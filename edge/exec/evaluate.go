@@ -55,8 +55,8 @@ func (in *Intent) name() string {
 
 func (x *Exec) call(t *tx, c edge.Call) (json.RawMessage, error) {
 	op := x.ops[c.Op]
-	if op == nil { // an intent of a newer version of the program
-		return nil, edge.ErrUnknownOp.Error(edge.NotFound)
+	if op == nil { // an intent of a newer version of the program: it waits until this node has it, too
+		return nil, ErrLevel.Error(edge.Unavailable)
 	}
 	if err := t.reached(op); err != nil {
 		return nil, err

@@ -1,7 +1,9 @@
 package exec_test
 
 import (
+	"encoding/json"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,6 +39,17 @@ func TestAFormThatOlderNodesDoNotKnowWaitsForTheLevel(t *testing.T) {
 	edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Level() == 2 }, func() string { return "the tower does not hear of the level" })
 	edgetest.Do[box](t, tower.Harness, acme, next.Name, newBox{Label: "a"})
 	c.Agree()
+
+	// A leader that does not even know the operation is of the former version: what a newer node sends it waits.
+	raw, err := json.Marshal(map[string]any{"intents": []exec.Intent{{
+		Operation: "k", Actor: acme, Digest: "d", Calls: []edge.Call{{Op: "test.box.unheard_of", In: json.RawMessage("{}")}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := leader.Serve(t.Context(), raw); err != nil || !strings.Contains(string(answer), "feature_pending") {
+		t.Errorf("an operation of the next version: got %s, %v", answer, err)
+	}
 
 	dir := leader.Dir
 	c.Close()
