@@ -271,6 +271,7 @@ func (n *Node) begin() (err error) {
 
 // Shutdown stops taking part and closes the log. Proposals that wait are answered ErrUnknownOutcome.
 func (n *Node) Shutdown() error {
+	n.yield()
 	n.unwatch()
 	n.mu.Lock()
 	n.ended = true
@@ -289,6 +290,27 @@ func (n *Node) Shutdown() error {
 		err = run.stop(stopWait)
 	}
 	return errors.Join(err, n.closePort())
+}
+
+// yield hands leadership to another voter before this node stops, so that nobody waits for an election. raft bounds it by an election
+// time-out; where it fails, the others elect.
+func (n *Node) yield() {
+	run := n.current()
+	if run == nil || !n.IsLeader() {
+		return
+	}
+	voters := 0
+	for _, s := range servers(run.raft) {
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if voters < 2 {
+		return
+	}
+	if err := run.raft.LeadershipTransfer().Error(); err != nil {
+		n.log.Info("leadership not handed over before the stop", "error", err)
+	}
 }
 
 // spawn runs work that Shutdown waits for; false after the end.
