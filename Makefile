@@ -47,8 +47,8 @@ e2e: ## stories on the built binary
 powercut: ## 200 simulated power cuts of store and log, and many more of the journal (root)
 	@scripts/powercut 200
 
-cluster: ## a cluster of three under cuts, stops and hand-overs for HOURS=n, every history judged for linearizability
-	@CLUSTER_HOURS=$(or $(HOURS),1) go test ./sync/cluster -run TestRegistersAreLinearizable -count=1 -v -timeout 0
+cluster: ## a cluster under harm for HOURS=n: linearizability in one process, then real nodes in network namespaces (root)
+	@scripts/cluster $(or $(HOURS),1)
 
 tools: ## build the pinned tools once
 	@scripts/tools

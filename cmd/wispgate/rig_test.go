@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -100,8 +101,9 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() (bool
 // program is a node or a relay that the test starts, kills and starts again on the same data.
 type program struct {
 	t    testing.TB
-	kind string // serve or relay
-	bin  string // the program, where it is another than the one under test
+	kind string   // serve or relay
+	bin  string   // the program, where it is another than the one under test
+	wrap []string // what runs it, such as a network namespace
 	data string
 	conf string
 	url  string
@@ -151,7 +153,8 @@ func (p *program) launch() {
 	if bin == "" {
 		bin = binary(p.t)
 	}
-	p.cmd = exec.Command(bin, p.kind, "--config", p.conf)
+	line := append(slices.Clone(p.wrap), bin, p.kind, "--config", p.conf)
+	p.cmd = exec.Command(line[0], line[1:]...)
 	p.cmd.Stderr = p.log // what a person reads at the terminal, such as the claim code, is no part of the log
 	p.cmd.Env = append(os.Environ(), p.env...)
 	must(p.t, p.cmd.Start())

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -64,7 +65,8 @@ func (m *towerNode) joins(other *towerNode, role string) {
 		Token string `json:"token"`
 	}
 	must(m.t, json.Unmarshal([]byte(other.run("cluster", "invite", "--role", role, "-o", "json")), &invited))
-	out, err := exec.Command(binary(m.t), "cluster", "join", "-c", m.conf, invited.Token).CombinedOutput()
+	line := append(slices.Clone(m.wrap), binary(m.t), "cluster", "join", "-c", m.conf, invited.Token)
+	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
 	if err != nil {
 		m.t.Fatalf("join: %v\n%s", err, out)
 	}
