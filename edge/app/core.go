@@ -39,6 +39,15 @@ type Options struct {
 
 	// KeepEvents bounds how long events wait for an uplink that is switched off; 0: a week.
 	KeepEvents time.Duration
+
+	clock *testClock // nil: the system's
+}
+
+// testClock stands for the system's clock, and for the kernel's word about it.
+type testClock struct {
+	now     func() time.Time
+	quality func() obs.Quality
+	passed  func() time.Duration
 }
 
 // VersionInfo is what "wispgate version" prints.
@@ -66,6 +75,7 @@ type core struct {
 	ring    *obs.Ring
 	metrics *obs.Registry
 	clock   *obs.Clock
+	floor   *clockFloor
 	vault   *vault.Vault
 	store   *store.Store
 	machine *exec.Machine
@@ -143,6 +153,11 @@ func newCore(ctx context.Context, opts Options, dir, program string) (*core, err
 	}
 	c.log = log.With("program", program)
 	c.clock = obs.NewClock(c.now)
+	c.floor = &clockFloor{now: c.now, quality: c.clock.Quality, log: c.log, passed: func() time.Duration { return time.Since(c.started) }}
+	if t := opts.clock; t != nil {
+		c.now, c.started = t.now, t.now()
+		c.floor = &clockFloor{now: t.now, quality: t.quality, log: c.log, passed: t.passed}
+	}
 	c.metrics.Process(opts.Version)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, folderError(dir, err)
@@ -242,6 +257,10 @@ func (c *core) openStore() (err error) {
 		return err
 	}
 	c.onStop("state machine", func(context.Context) error { return c.machine.Close() })
+	if err := c.floor.open(c.store); err != nil {
+		return err
+	}
+	c.onStop("clock", func(context.Context) error { c.keepClock(); return nil })
 	return nil
 }
 
@@ -301,29 +320,11 @@ func (c *core) openCA() (err error) {
 	return err
 }
 
-// effectiveTime is the clock, but never before the last committed time: a board without a battery does not travel back.
-func (c *core) effectiveTime() time.Time {
-	now := c.now()
-	if last := c.machine.LastTime(); now.Before(last) {
-		return last
-	}
-	return now
-}
-
-// clockTrusted reports whether things may fall due: the clock has been disciplined, or is at least not behind what was committed. A
-// machine whose kernel does not say (a container, a test host) is believed.
-func (c *core) clockTrusted() bool {
-	if c.now().Before(c.machine.LastTime()) {
-		return false
-	}
-	return c.now().Year() >= 2026
-}
-
 // open makes the executor over the modules and starts the log: from here on commands run.
 func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Duration) (err error) {
 	c.opened = modules
 	c.exec, err = exec.New(exec.Config{
-		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.now, Trusted: c.clockTrusted,
+		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.effectiveTime, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
 		Alone: c.alone, FeatureLevel: cluster.FeatureLevel,
@@ -348,6 +349,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	c.group.Go("memory", c.tidyLoop)
 	c.group.Go("keys", c.shareLoop)
 	c.group.Go("level", c.levelLoop)
+	c.group.Go("clock", c.clockLoop)
 	for _, m := range modules {
 		for _, w := range m.Workers {
 			c.group.Go(w.Name, func(ctx context.Context) error { return c.work(ctx, w) })

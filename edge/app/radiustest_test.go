@@ -13,6 +13,14 @@ func radiusNode(t *testing.T) (server, acct string) {
 	t.Helper()
 	n := startNode(t, t.TempDir(), nil)
 	n.claim("acme")
+	seedRADIUS(n, time.Time{})
+	at := n.radius.Addrs()
+	return at.Auth[0].String(), at.Acct[0].String()
+}
+
+// seedRADIUS makes the router and the subscriber: the login ann, until then where that is not zero, and bob, who is not active.
+func seedRADIUS(n *running, until time.Time) {
+	n.t.Helper()
 	post := func(path string, body map[string]any) string {
 		id, _ := n.call(201, "POST", path, body)["id"].(string)
 		return id
@@ -26,12 +34,14 @@ func radiusNode(t *testing.T) (server, acct string) {
 	n.call(200, "POST", "/api/v1/billing/plans/"+plan+":publish", map[string]any{})
 	customer := post("/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Ann Example", "status": "active"})
 	sub := post("/api/v1/billing/subscriptions", map[string]any{"customer_id": customer, "timezone": "UTC", "items": []map[string]any{{"plan_id": plan}}})
-	post("/api/v1/aaa/credentials", map[string]any{"subscription_id": sub, "username": "ann", "password": "secret of ann", "max_sessions": 0})
+	ann := map[string]any{"subscription_id": sub, "username": "ann", "password": "secret of ann", "max_sessions": 0}
+	if !until.IsZero() {
+		ann["valid_until"] = until
+	}
+	post("/api/v1/aaa/credentials", ann)
 	idle := post("/api/v1/billing/subscriptions", map[string]any{"customer_id": customer, "timezone": "UTC", "items": []map[string]any{{"plan_id": plan}}})
 	post("/api/v1/aaa/credentials", map[string]any{"subscription_id": idle, "username": "bob", "password": "secret of bob"})
 	n.call(200, "POST", "/api/v1/billing/subscriptions/"+sub+":activate", map[string]any{})
-	at := n.radius.Addrs()
-	return at.Auth[0].String(), at.Acct[0].String()
 }
 
 func TestRadiusTestNamesWhatRefuses(t *testing.T) {
