@@ -28,6 +28,7 @@ var layers = []layer{
 	{"edge/obs", []string{"edge"}, []string{"github.com/VictoriaMetrics/metrics"}},
 	{"edge/journal", []string{"edge"}, nil},
 	{"edge/vault", []string{"edge"}, []string{"golang.org/x/crypto/argon2"}},
+	{"edge/backup", []string{"edge"}, []string{"golang.org/x/crypto/argon2"}},
 	{"edge/store", []string{"edge"}, []string{"github.com/dgraph-io/badger/v4/...", "github.com/dgraph-io/ristretto/v2/..."}},
 	{"edge/exec", []string{"edge", "edge/store", "edge/journal"}, nil},
 	{"sync/cluster", []string{"edge", "edge/store", "edge/exec"}, []string{"github.com/hashicorp/...", "github.com/klauspost/compress/s2"}},
