@@ -412,3 +412,41 @@ func TestAStateMovesToAnotherNodeWhole(t *testing.T) {
 		t.Errorf("the machine does not go on after a restore: %v", got)
 	}
 }
+
+func TestASeededStateBeginsAnotherHistory(t *testing.T) {
+	t.Parallel()
+	_, from := rig(t, never)
+	for i := range uint64(50) {
+		from.ApplyBatch([]LogEntry{entryAt(i+10, i, int64(i), put(fmt.Sprintf("k%02d", i), "v"))})
+	}
+	transfer, err := from.Transfer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer transfer.Close()
+	measured, err := transfer.Measure()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stream bytes.Buffer
+	if err := transfer.Write(&stream); err != nil {
+		t.Fatal(err)
+	}
+	if measured.Octets != int64(stream.Len()) || measured.Records != 51 || measured.Checksum != checksum(t, from) {
+		t.Errorf("measured %d octets, %d records; written %d and 51", measured.Octets, measured.Records, stream.Len())
+	}
+	_, to := rig(t, never)
+	info, err := to.Seed(&stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info.Version != 50 || to.Version() != 50 || to.AppliedIndex() != 1 || checksum(t, to) != measured.Checksum {
+		t.Errorf("got info %+v, version %d, index %d", info, to.Version(), to.AppliedIndex())
+	}
+	if err := to.Amend([]Op{put("k00", "other")}); err != nil {
+		t.Fatal(err)
+	}
+	if to.Version() != 51 || to.DurableIndex() != 2 || to.LastTime() != from.LastTime() {
+		t.Errorf("after an amendment: version %d, durable index %d, time %v", to.Version(), to.DurableIndex(), to.LastTime())
+	}
+}

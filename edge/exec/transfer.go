@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"time"
 
 	"wispgate/edge/store"
 )
@@ -26,6 +27,7 @@ type StateInfo struct {
 // Transfer is a state that stands ready to be sent: it stays as it is however long that takes, and must be closed.
 type Transfer struct {
 	Info StateInfo
+	Time time.Time // of its newest entry
 	pin  *pin
 }
 
@@ -35,31 +37,60 @@ func (m *Machine) Transfer() (*Transfer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hold state: %w", err)
 	}
-	return &Transfer{Info: StateInfo{Version: at.version, Index: at.index, Term: at.term}, pin: p}, nil
+	return &Transfer{Info: StateInfo{Version: at.version, Index: at.index, Term: at.term}, Time: wall(at.time), pin: p}, nil
 }
 
 // Close releases the state.
 func (t *Transfer) Close() { t.pin.release() }
 
+// Scan visits the held state's records below a prefix of the store, of the replicated keyspace or of the node's own, in order. Keys come
+// without the prefix; val is valid only during the visit.
+func (t *Transfer) Scan(prefix string, visit func(key string, val []byte) error) error {
+	return t.pin.sn.Scan([]byte(prefix), nil, func(k, v []byte) (bool, error) {
+		return true, visit(string(k[len(prefix):]), v)
+	})
+}
+
 // Size is the number of octets that Write will write. It reads the state once to know.
 func (t *Transfer) Size() (int64, error) {
+	m, err := t.Measure()
+	return m.Octets, err
+}
+
+// Measure is what Write will write.
+type Measure struct {
+	Octets int64
+	store.Dumped
+}
+
+// Measure reads the state once and says what Write will write.
+func (t *Transfer) Measure() (m Measure, err error) {
 	var n counter
-	err := t.Write(&n)
-	return int64(n), err
+	m.Dumped, err = t.write(&n)
+	m.Octets = int64(n)
+	return m, err
 }
 
 // Write writes the state, with the position in the log that it stands for, as a stream for Restore.
 func (t *Transfer) Write(w io.Writer) error {
-	head := append(make([]byte, 0, stateHeader), stateMagic...)
-	head = binary.LittleEndian.AppendUint64(head, t.Info.Version)
-	head = binary.LittleEndian.AppendUint64(head, t.Info.Index)
-	head = binary.LittleEndian.AppendUint64(head, t.Info.Term)
-	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
-	if _, err := w.Write(head); err != nil {
-		return fmt.Errorf("write state: %w", err)
-	}
-	_, err := t.pin.sn.Dump(w, store.Replicated)
+	_, err := t.write(w)
 	return err
+}
+
+func (t *Transfer) write(w io.Writer) (store.Dumped, error) {
+	if _, err := w.Write(t.Info.head()); err != nil {
+		return store.Dumped{}, fmt.Errorf("write state: %w", err)
+	}
+	return t.pin.sn.Dump(w, store.Replicated)
+}
+
+// head is the header of a stream.
+func (i StateInfo) head() []byte {
+	head := append(make([]byte, 0, stateHeader), stateMagic...)
+	head = binary.LittleEndian.AppendUint64(head, i.Version)
+	head = binary.LittleEndian.AppendUint64(head, i.Index)
+	head = binary.LittleEndian.AppendUint64(head, i.Term)
+	return binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
 }
 
 type counter int64
@@ -132,6 +163,31 @@ func ReadStateInfo(r io.Reader) (info StateInfo, err error) {
 	numbers := body[len(stateMagic):]
 	info.Version, info.Index, info.Term = binary.LittleEndian.Uint64(numbers), binary.LittleEndian.Uint64(numbers[8:]), binary.LittleEndian.Uint64(numbers[16:])
 	return info, nil
+}
+
+// Where a state that begins a new history stands in its log: behind an entry that no log holds, so that whoever joins later gets the state
+// and not the log from its beginning.
+const (
+	seedIndex = 1
+	seedTerm  = 1
+)
+
+// Seed is Restore of a state that begins a new history: it keeps its version, and the log that it came from is forgotten.
+func (m *Machine) Seed(r io.Reader) (StateInfo, error) {
+	info, err := ReadStateInfo(r)
+	if err != nil {
+		return info, err
+	}
+	info.Index, info.Term = seedIndex, seedTerm
+	return info, m.Restore(io.MultiReader(bytes.NewReader(info.head()), r))
+}
+
+// Amend applies one more entry of a history that has no log yet: what a seeded state needs before its first log begins.
+func (m *Machine) Amend(ops []Op) error {
+	at := m.position()
+	e := Entry{Base: at.version, Time: at.time, Ops: ops}
+	answers := m.ApplyBatch([]LogEntry{{Index: at.index + 1, Term: at.term, Data: e.Append(nil)}})
+	return errors.Join(answers[0], m.Flush())
 }
 
 func (m *Machine) install(r io.Reader, index, term uint64) error {

@@ -26,16 +26,20 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // ErrDump is what reading a dump that is cut off, damaged or foreign matches.
 var ErrDump = errors.New("store: dump is damaged")
 
-// Dump writes everything under prefix to w and returns its checksum, equal to Checksum(prefix). It reads the data once and keeps
-// 64 KB in memory.
-func (sn *Snapshot) Dump(w io.Writer, prefix string) (sum [sha256.Size]byte, err error) {
+// Dumped says what a dump holds: how many records, and their checksum.
+type Dumped struct {
+	Records  uint64
+	Checksum [sha256.Size]byte
+}
+
+// Dump writes everything under prefix to w; the checksum equals Checksum(prefix). It reads the data once and keeps 64 KB in memory.
+func (sn *Snapshot) Dump(w io.Writer, prefix string) (d Dumped, err error) {
 	out := bufio.NewWriterSize(w, dumpBlock)
 	if _, err := out.WriteString(dumpMagic); err != nil {
-		return sum, err
+		return d, err
 	}
 	var (
 		block   []byte
-		count   uint64
 		summary = NewSummer()
 	)
 	flush := func() error {
@@ -49,7 +53,7 @@ func (sn *Snapshot) Dump(w io.Writer, prefix string) (sum [sha256.Size]byte, err
 	err = sn.Scan([]byte(prefix), nil, func(k, v []byte) (bool, error) {
 		k = k[len(prefix):]
 		summary.Add(k, v)
-		count++
+		d.Records++
 		block = appendRecord(block, k, v)
 		if len(block) < dumpBlock {
 			return true, nil
@@ -57,14 +61,14 @@ func (sn *Snapshot) Dump(w io.Writer, prefix string) (sum [sha256.Size]byte, err
 		return true, flush()
 	})
 	if err = errors.Join(err, flush()); err != nil {
-		return sum, fmt.Errorf("dump: %w", err)
+		return d, fmt.Errorf("dump: %w", err)
 	}
-	sum = summary.Sum()
-	end := append(binary.LittleEndian.AppendUint64(nil, count), sum[:]...)
+	d.Checksum = summary.Sum()
+	end := append(binary.LittleEndian.AppendUint64(nil, d.Records), d.Checksum[:]...)
 	if err := errors.Join(writeBlock(out, 0, end), out.Flush()); err != nil {
-		return sum, fmt.Errorf("dump: %w", err)
+		return d, fmt.Errorf("dump: %w", err)
 	}
-	return sum, nil
+	return d, nil
 }
 
 func writeBlock(w io.Writer, length uint32, payload []byte) error {

@@ -32,15 +32,19 @@ func dump(t testing.TB, s *Store) ([]byte, [32]byte) {
 	sn := s.Snapshot()
 	defer sn.Close()
 	var out bytes.Buffer
-	sum, err := sn.Dump(&out, Replicated)
+	d, err := sn.Dump(&out, Replicated)
 	if err != nil {
 		t.Fatal(err)
 	}
 	plain, err := sn.Checksum(Replicated)
-	if err != nil || plain != sum {
-		t.Fatalf("the dump's checksum is not the store's: %x, %x (%v)", sum, plain, err)
+	if err != nil || plain != d.Checksum {
+		t.Fatalf("the dump's checksum is not the store's: %x, %x (%v)", d.Checksum, plain, err)
 	}
-	return out.Bytes(), sum
+	var records uint64
+	if _, err := ReadDump(bytes.NewReader(out.Bytes()), func(_, _ []byte) error { records++; return nil }); err != nil || records != d.Records {
+		t.Fatalf("the dump holds %d records and says %d (%v)", records, d.Records, err)
+	}
+	return out.Bytes(), d.Checksum
 }
 
 func TestTheChecksumSeesEveryOctet(t *testing.T) {
