@@ -45,6 +45,9 @@ var foundNode = edge.Command[Registration, Peer]{
 			return Peer{}, err
 		}
 		for p, err := range peerTable.Range(tx, "", "") {
+			if err == nil && p.Status == Removed { // of a cluster that was founded again
+				continue
+			}
 			if err == nil && p.Node != in.Node {
 				err = ErrFounded.Error(edge.Conflict)
 			}
@@ -74,7 +77,9 @@ var announceNode = edge.Command[Registration, Peer]{
 		if err != nil {
 			return Peer{}, err
 		}
-		in.Fingerprint = p.Fingerprint // pinned: another key is another node
+		if p.Fingerprint != "" { // pinned: another key is another node. None yet: it has founded the cluster again
+			in.Fingerprint = p.Fingerprint
+		}
 		return p.change(tx, func(p *Peer) { in.apply(p) })
 	},
 }
