@@ -389,3 +389,45 @@ func TestWhatOneNodeHandsToAnotherOpensThereAndForItsPurposeOnly(t *testing.T) {
 		t.Error("sealed more than the bound")
 	}
 }
+
+func TestAKeyIsCarriedToAnotherNodeUnderASeed(t *testing.T) {
+	t.Parallel()
+	a, b := open(t), open(t)
+	wrapped := newKey(t, a, "isp")
+	sealed, err := a.Seal("isp", "r", "f", []byte("shared"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, other := bytes.Repeat([]byte{7}, 32), bytes.Repeat([]byte{8}, 32)
+	public, err := SeedPublicKey(seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	carried, err := a.WrapFor("isp", wrapped, public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, adopt := range map[string]func() ([]byte, error){
+		"another seed":      func() ([]byte, error) { return b.Adopt("isp", carried, other) },
+		"another tenant":    func() ([]byte, error) { return b.Adopt("evil", carried, seed) },
+		"a node's own wrap": func() ([]byte, error) { return b.Adopt("isp", wrapped, seed) },
+		"half a key":        func() ([]byte, error) { return b.Adopt("isp", carried[:40], seed) },
+	} {
+		if _, err := adopt(); code(err) != "vault_wrapped_key" {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	mine, err := b.Adopt("isp", carried, seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.LoadTenantKey("isp", mine); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := b.Unseal("isp", "r", "f", sealed); string(got) != "shared" {
+		t.Fatalf("on the other node: got %q, %v", got, err)
+	}
+	if err := a.LoadTenantKey("isp", mine); code(err) != "vault_wrapped_key" {
+		t.Errorf("the old node opens what was wrapped for the new one: %v", err)
+	}
+}
