@@ -21,6 +21,7 @@ type Config struct {
 	Relay   Relay   `yaml:"relay" doc:"The NOC's program: wispgate relay."`
 	Limits  Limits  `yaml:"limits" doc:"Request limits of the gateway. They keep one client from starving the others."`
 	Storage Storage `yaml:"storage" doc:"What happens as the disk fills up."`
+	Backup  Backup  `yaml:"backup" doc:"The backup that a node makes every night, once recipients or a passphrase are given."`
 }
 
 // Node says who this node is.
@@ -119,4 +120,25 @@ type Storage struct {
 	StopFreePercent int   `yaml:"stop_free_percent" default:"5" min:"1" max:"90" doc:"Below this: read only; RADIUS goes on, accounting uses the journal's reserve."`
 	Ballast         Bytes `yaml:"ballast" default:"32MiB" min:"0" max:"1GiB" doc:"File kept allocated and given up last, so that the store can close cleanly on a full disk."`
 	JournalReserve  Bytes `yaml:"journal_reserve" default:"8MiB" min:"2MiB" max:"1GiB" doc:"Journal space kept allocated for a full disk."`
+}
+
+// Backup is the nightly backup.
+type Backup struct {
+	Dir        string      `yaml:"dir" doc:"Folder for the backups, best on another disk or machine; empty means the folder backup in the data folder." example:"/mnt/noc/backups"`
+	At         string      `yaml:"at" default:"03:10" kind:"clock" doc:"Local time at which it is made."`
+	Keep       int         `yaml:"keep" default:"7" min:"1" max:"365" doc:"How many of the node's own backups are kept."`
+	Recipients []string    `yaml:"recipients" kind:"backup_key" doc:"Public keys that backups are locked for (wispgate backup keygen): whoever holds a private one opens them, the node cannot." example:"wgb-public-..."`
+	Passphrase edge.Secret `yaml:"passphrase" doc:"Passphrase that opens the backups too, at least 12 characters; recipients need no secret on the node."`
+}
+
+// On says whether nightly backups are made.
+func (b Backup) On() bool { return len(b.Recipients) > 0 || b.Passphrase != "" }
+
+// Time is At as hour and minute.
+func (b Backup) Time() (hour, minute int) {
+	at, err := time.Parse("15:04", b.At)
+	if err != nil {
+		return 3, 10 // Check refuses it
+	}
+	return at.Hour(), at.Minute()
 }

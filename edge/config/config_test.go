@@ -137,6 +137,7 @@ func TestEveryFindingIsListedWithItsPlace(t *testing.T) {
 		"two_documents": {yaml: "node:\n  id: a\n---\nnode:\n  id: b\n"},
 		"missing_files": {yaml: "api:\n  tls:\n    cert_file: /nonexistent/cert.pem\nuplink:\n  username: a\n  password_file: /nonexistent/pw\n"},
 		"environment":   {env: []string{"WISPGATE_NODE__LOGLEVEL=debug", "WISPGATE_RADIUS__WORKERS=x", "WISPGATE_API__ADMIN_LISTEN=:1"}},
+		"backup":        {yaml: "backup:\n  at: '3:10'\n  keep: 0\n  recipients: ['age1xyz', 'wgb-public-AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA']\n  passphrase: short\n"},
 		"secret_twice":  {yaml: "uplink:\n  username: a\n  password: x\n  password_file: /etc/hostname\n"},
 		"addresses":     {yaml: "api:\n  listen: '8443'\n  hostnames: ['https://x', 'a b']\nrelay:\n  allow_private_cidrs: [10.0.0.1/8, 1.2.3, '10/8']\n  broker: 'http://x'\nradius:\n  auth_listen: ['tower:1812', ':99999']\n"},
 	}
