@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/netip"
 	"os"
@@ -186,27 +187,56 @@ func (a *api) listen(listen string, modules []edge.Module, ready func() error, m
 }
 
 func (a *api) listenAdmin(cfg config.API, ready func() error, metrics []func(io.Writer)) (err error) {
-	if cfg.AdminListen == "" {
-		return nil
-	}
 	c := a.core
 	c.gauges()
 	parts := append([]func(io.Writer){func(w io.Writer) { _ = c.metrics.WritePrometheus(w) }, a.server.WriteMetrics}, metrics...)
-	a.admin, err = gateway.NewAdmin(gateway.AdminConfig{
-		Address: cfg.AdminListen, Ready: ready, Metrics: parts, Profile: true, Logger: c.log,
-		Extra: map[string]http.Handler{
-			"GET /log":    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = c.ring.WriteTo(w) }),
-			"GET /status": statusPage(c.statusNow),
-		},
-	})
+	pages := map[string]http.Handler{
+		"GET /log":    http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = c.ring.WriteTo(w) }),
+		"GET /status": statusPage(c.statusNow),
+	}
+	listen := gateway.AdminConfig{Address: cfg.AdminListen, Ready: ready, Metrics: parts, Profile: true, Logger: c.log, Extra: pages}
+	if cfg.AdminListen != "" {
+		if a.admin, err = gateway.NewAdmin(listen); err == nil {
+			err = a.admin.Start(c.ctx)
+		}
+		if err != nil {
+			return listenError("The admin listener", "api.admin_listen", err)
+		}
+		c.onStop("admin", a.admin.Shutdown)
+	}
+	return c.listenSocket(listen)
+}
+
+// listenSocket opens the administration's unix socket: the same pages, and what only those may ask who can read the folder anyway.
+func (c *core) listenSocket(listen gateway.AdminConfig) error {
+	listen.Network, listen.Address, listen.Profile = "unix", adminSocket(c.dir), false
+	if len(listen.Address) > maxSocketPath {
+		c.log.Warn("no socket for backups and the doctor: its path is too long for the system", "path", listen.Address)
+		return nil
+	}
+	listen.Extra = maps.Clone(listen.Extra)
+	maps.Copy(listen.Extra, c.localPages())
+	_ = os.Remove(listen.Address)
+	local, err := gateway.NewAdmin(listen)
+	if err == nil {
+		err = local.Start(c.ctx)
+	}
+	if err == nil {
+		c.onStop("admin socket", local.Shutdown)
+		err = os.Chmod(listen.Address, 0o600)
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("open the socket for backups and the doctor: %w", err)
 	}
-	if err := a.admin.Start(c.ctx); err != nil {
-		return listenError("The admin listener", "api.admin_listen", err)
-	}
-	c.onStop("admin", a.admin.Shutdown)
 	return nil
+}
+
+// localPages are what the administration's socket serves besides.
+func (c *core) localPages() map[string]http.Handler {
+	if c.program != "node" {
+		return nil
+	}
+	return map[string]http.Handler{"POST /backup": c.serveBackup()}
 }
 
 // accessLog is where plain reads are noted: a file in the data folder that is begun anew when it has grown.

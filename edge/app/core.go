@@ -162,6 +162,9 @@ func newCore(ctx context.Context, opts Options, dir, program string) (*core, err
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, folderError(dir, err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, restoring)); err == nil {
+		return nil, errRestoreCut(dir)
+	}
 	if c.id, err = loadNodeID(dir, opts.Config.Node); err != nil {
 		return nil, err
 	}

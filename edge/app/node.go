@@ -138,6 +138,7 @@ func (n *Node) Start() error {
 	n.group.Go("facts", n.factsLoop)
 	n.group.Go("trim", n.trimLoop)
 	n.group.Go("contacts", n.contactLoop)
+	n.startBackups()
 	if n.opts.Config.Uplink.Enabled {
 		if err := n.startUplink(); err != nil {
 			return err
