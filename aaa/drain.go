@@ -132,11 +132,11 @@ func (d *Drainer) yield(ctx context.Context, drained int, arrived uint64, took t
 	if arrived <= uint64(drained) {
 		return nil
 	}
-	share := time.Duration(drainShare)
+	share := drainShare
 	if d.Now().Sub(d.current) > drainBehind {
 		share = 2
 	}
-	return rest(ctx, min((share-1)*took, drainRest))
+	return rest(ctx, min(time.Duration(share-1)*took, drainRest))
 }
 
 func rest(ctx context.Context, long time.Duration) error {

@@ -110,9 +110,8 @@ type campaign struct {
 	net   *lan
 	nodes []*towerNode
 
-	mu     sync.Mutex
-	acked  map[string]string // key -> the claim that it took
-	errors int
+	mu    sync.Mutex
+	acked map[string]string // key -> the claim that it took
 }
 
 func newCampaign(t *testing.T, n int) *campaign {
