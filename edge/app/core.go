@@ -330,7 +330,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.effectiveTime, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
-		Alone: c.alone, FeatureLevel: cluster.FeatureLevel,
+		Patience: patience(c.opts.Config.Cluster.Network), Alone: c.alone, FeatureLevel: cluster.FeatureLevel,
 	})
 	if err != nil {
 		return err
@@ -359,6 +359,18 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		}
 	}
 	return nil
+}
+
+// patience is how long a command waits for a leader before the node goes on alone or refuses: longer than a failover takes on that network,
+// and shorter than any client's.
+func patience(network string) time.Duration {
+	switch network {
+	case "wan":
+		return 5 * time.Second
+	case "satellite":
+		return 10 * time.Second
+	}
+	return 2 * time.Second
 }
 
 // alone reports that no other node belongs to the cluster.
