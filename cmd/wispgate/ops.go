@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -77,7 +79,7 @@ func (c *cli) verb(r edge.Route) *cobra.Command {
 	if r.Op.Command {
 		f.StringVarP(&opts.data, "file", "f", "", "read the input as JSON from a file, - for standard input; flags override it")
 		f.BoolVar(&opts.dryRun, "dry-run", false, "show what would happen and change nothing")
-		f.StringVar(&opts.key, "idempotency-key", "", "repeat a command safely with the same key")
+		f.StringVar(&opts.key, "idempotency-key", "", "repeat a command safely with the same key; one is minted for what moves money")
 		if r.Op.Matches {
 			f.StringVar(&opts.match, "if-match", "", "version the record must have; * takes the present one")
 		}
@@ -274,6 +276,10 @@ func (c *cli) runVerb(ctx context.Context, r edge.Route, params, args []string, 
 	if opts.dryRun {
 		req.query.Set("dry_run", "true")
 	}
+	minted := opts.key == "" && r.Op.Class == edge.Money && !opts.dryRun
+	if minted {
+		opts.key = mintKey()
+	}
 	if opts.key != "" {
 		req.header.Set("Idempotency-Key", opts.key)
 	}
@@ -285,12 +291,22 @@ func (c *cli) runVerb(ctx context.Context, r edge.Route, params, args []string, 
 	}
 	raw, header, err := cl.do(ctx, req)
 	if err != nil {
+		if e, ok := edge.AsError(err); minted && ok && e.Kind == edge.Unavailable { // it may have been done
+			_, _ = fmt.Fprintf(c.std.err, "Send it again with --idempotency-key %s: it is done once.\n", opts.key)
+		}
 		return err
 	}
 	if header.Get("Idempotency-Replayed") == "true" {
 		_, _ = fmt.Fprintln(c.std.err, "This is the first answer, given again; nothing was done twice.")
 	}
 	return c.print(raw)
+}
+
+// mintKey makes the key that a command which moves money insists on, for somebody who gives none.
+func mintKey() string {
+	var random [10]byte
+	_, _ = rand.Read(random[:]) // never fails: crypto/rand ends the program instead
+	return edge.NewUUIDv7(time.Now().UnixMilli(), random)
 }
 
 func queryValue(v any) string {
