@@ -80,7 +80,7 @@ func (c *Credential) admit(tx edge.Tx, username, mac string) (err error) {
 	if c.Username, err = normalLogin(c.Type, username); err != nil {
 		return err
 	}
-	if c.MAC, err = parseMAC("/mac", mac); err != nil {
+	if c.MAC, err = parseMAC(mac); err != nil {
 		return err
 	}
 	if err := c.normalise(); err != nil {
@@ -165,7 +165,7 @@ var UpdateCredential = edge.Command[CredentialChange, Credential]{
 		replace(&c.ValidFrom, in.ValidFrom, "valid_from", in.Clear)
 		replace(&c.ValidUntil, in.ValidUntil, "valid_until", in.Clear)
 		if in.MAC != nil {
-			if c.MAC, err = parseMAC("/mac", *in.MAC); err != nil {
+			if c.MAC, err = parseMAC(*in.MAC); err != nil {
 				return Credential{}, err
 			}
 		}
@@ -271,7 +271,7 @@ var RebindCredential = edge.Command[CredentialRebind, Credential]{
 	Summary: "Bind a login to another device",
 	Record:  func(in CredentialRebind) edge.ID { return in.ID },
 	Prepare: func(_ edge.Prep, in *CredentialRebind) (err error) { // as the record will hold it
-		in.MAC, err = parseMAC("/mac", in.MAC)
+		in.MAC, err = parseMAC(in.MAC)
 		return err
 	},
 	Handle: func(tx edge.Tx, in CredentialRebind) (Credential, error) {
@@ -279,7 +279,7 @@ var RebindCredential = edge.Command[CredentialRebind, Credential]{
 		if err != nil {
 			return Credential{}, err
 		}
-		mac, err := parseMAC("/mac", in.MAC)
+		mac, err := parseMAC(in.MAC)
 		if err != nil || mac == c.MAC && mac != "" {
 			return c, err
 		}

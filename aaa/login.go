@@ -65,13 +65,13 @@ func lookupMAC(dst, raw []byte) ([]byte, bool) {
 }
 
 // parseMAC canonicalises a MAC of an input; "" stays "".
-func parseMAC(pointer, text string) (string, error) {
+func parseMAC(text string) (string, error) {
 	if text == "" {
 		return "", nil
 	}
 	m, ok := packet.ParseMAC([]byte(text))
 	if !ok {
-		return "", edge.ErrInput.Error(edge.Invalid, edge.Field(pointer, "is not a MAC address", "write it like AA:BB:CC:DD:EE:FF"))
+		return "", edge.ErrInput.Error(edge.Invalid, edge.Field("/mac", "is not a MAC address", "write it like AA:BB:CC:DD:EE:FF"))
 	}
 	return m.String(), nil
 }

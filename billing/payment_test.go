@@ -466,7 +466,9 @@ func TestAnOperationMakesOnePaymentForEver(t *testing.T) {
 	t.Parallel()
 	again := edge.Command[billing.PaymentInput, payment]{
 		Name: "test.payment.again", Scope: "test:write", Class: edge.Write, Summary: "Record as in an operation of long ago",
-		Handle: func(tx edge.Tx, in billing.PaymentInput) (payment, error) { return billing.RecordPayment.Within(repeated{tx}, in) },
+		Handle: func(tx edge.Tx, in billing.PaymentInput) (payment, error) {
+			return billing.RecordPayment.Within(repeated{tx}, in)
+		},
 	}
 	n := edgetest.Node(t, billing.Module(), edge.Module{Name: "test", Ops: []*edge.Op{again.Op()}})
 	first := edgetest.Do[payment](t, n, ann, again.Name, cash(2500, ""))

@@ -111,18 +111,18 @@ func reprint(tx edge.Tx, p *Payment, id edge.ID, in *PaymentInput) error {
 }
 
 // papersAt finds the receipts with a number of a node: one, unless its disk was copied or restored.
-func papersAt(v edge.View, node string, number uint64) (list []paper, of []edge.ID, err error) {
+func papersAt(v edge.View, node string, number uint64) (list []paper, err error) {
 	for p, err := range payments.Range(v, "receipt", receiptKey(node, number)) {
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		for _, r := range p.papers() {
 			if r.Link.Node == node && r.Link.Number == number {
-				list, of = append(list, r), append(of, p.ID)
+				list = append(list, r)
 			}
 		}
 	}
-	return list, of, nil
+	return list, nil
 }
 
 // alarm says that a new receipt does not fit its neighbours. A neighbour that is not there proves nothing yet: it may be on its way.
@@ -130,21 +130,21 @@ func alarm(tx edge.Tx, payment edge.ID, l edge.Link) error {
 	broken := func(number uint64, problem string) {
 		tx.Emit(CollectorChainBroken{payment, l.Node, number, problem})
 	}
-	same, _, err := papersAt(tx, l.Node, l.Number)
+	same, err := papersAt(tx, l.Node, l.Number)
 	if err != nil {
 		return err
 	}
 	if len(same) > 1 {
 		broken(l.Number, problemRepeated)
 	}
-	before, _, err := papersAt(tx, l.Node, l.Number-1)
+	before, err := papersAt(tx, l.Node, l.Number-1)
 	if err != nil {
 		return err
 	}
 	if len(before) > 0 && !follows(l, before) || l.Number == 1 && l.Previous != "" {
 		broken(l.Number, problemHash)
 	}
-	next, _, err := papersAt(tx, l.Node, l.Number+1)
+	next, err := papersAt(tx, l.Node, l.Number+1)
 	for _, n := range next {
 		if !n.Link.Follows(l) && len(same) == 1 {
 			broken(n.Link.Number, problemHash)

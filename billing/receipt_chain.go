@@ -118,7 +118,7 @@ func (c *Chain) add(v edge.View, r paper, payment edge.ID) error {
 	}
 	gap := uint64(0) // the first missing number
 	for n := c.Last + 1; n < r.Link.Number && gap == 0; n++ {
-		here, _, err := papersAt(v, c.Node, n)
+		here, err := papersAt(v, c.Node, n)
 		if err != nil {
 			return err
 		}
@@ -134,7 +134,7 @@ func (c *Chain) add(v edge.View, r paper, payment edge.ID) error {
 		c.Findings = append(c.Findings, f)
 		return nil
 	}
-	before, _, err := papersAt(v, c.Node, r.Link.Number-1)
+	before, err := papersAt(v, c.Node, r.Link.Number-1)
 	if err == nil && (r.Link.Number > 1 && !follows(r.Link, before) || r.Link.Number == 1 && r.Link.Previous != "") {
 		c.found(r.Link.Number, problemHash, payment)
 	}

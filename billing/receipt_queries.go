@@ -215,19 +215,19 @@ func judge(v edge.View, r paper, keys Keyring) (Verdict, error) {
 			verdict.Signature = "right"
 		}
 	}
-	same, _, err := papersAt(v, l.Node, l.Number)
+	same, err := papersAt(v, l.Node, l.Number)
 	if err != nil {
 		return verdict, err
 	}
 	verdict.Repeated = len(same) > 1
 	if l.Number > 1 || l.Previous != "" {
-		before, _, err := papersAt(v, l.Node, l.Number-1)
+		before, err := papersAt(v, l.Node, l.Number-1)
 		if err != nil {
 			return verdict, err
 		}
 		verdict.Previous = place(len(before) > 0, follows(l, before))
 	}
-	next, _, err := papersAt(v, l.Node, l.Number+1)
+	next, err := papersAt(v, l.Node, l.Number+1)
 	if len(next) > 0 {
 		verdict.Next = place(true, next[0].Link.Follows(l))
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,11 +20,12 @@ import (
 func (r *region) raised() (list []string) {
 	r.t.Helper()
 	for _, c := range edgetest.Ask[edge.Page[exec.Conflict]](r.t, r.leader.Harness, isp, "sync.conflict.list", exec.ConflictList{}).Data {
-		word := c.Calls[0].Op + " " + c.Reason.Code
+		var word strings.Builder
+		word.WriteString(c.Calls[0].Op + " " + c.Reason.Code)
 		for _, f := range c.Reason.Fields {
-			word += " " + f.Pointer
+			word.WriteString(" " + f.Pointer)
 		}
-		list = append(list, word)
+		list = append(list, word.String())
 	}
 	slices.Sort(list)
 	return list
