@@ -288,9 +288,7 @@ func (c *campaign) harm(rng *rand.Rand) string {
 // TestAClusterOnABadNetwork runs three real nodes in network namespaces of their own under cuts in one and in both directions, flapping and
 // narrow links and kills, while people take claims of which only one can be right. WISPGATE_HARMS=n is how many times harm is done.
 func TestAClusterOnABadNetwork(t *testing.T) {
-	if testing.Short() {
-		t.Skip("takes a minute; not with -short")
-	}
+	onBuilt(t)
 	c := newCampaign(t, 3)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

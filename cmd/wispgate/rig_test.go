@@ -46,6 +46,14 @@ func binary(t testing.TB) string {
 	return path
 }
 
+// onBuilt leaves campaigns of a minute to the stories on the built binary (make e2e), which run them once.
+func onBuilt(t testing.TB) {
+	t.Helper()
+	if os.Getenv(builtBinary) == "" {
+		t.Skip("a campaign: make e2e runs it on the built binary")
+	}
+}
+
 // The ports that tests listen on lie below those that the kernel gives to clients, so that a program that restarts finds its own free.
 const firstPort, lastPort = 20000, 32000
 

@@ -234,9 +234,7 @@ func pause(ctx context.Context, d time.Duration) {
 // Three nodes are upgraded one after the other while people work. Nothing is lost or doubled, the versions agree while they are mixed, and
 // what the older ones could not read stays off until the last is gone.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
-	if testing.Short() {
-		t.Skip("builds the program; not with -short")
-	}
+	onBuilt(t)
 	next := upgraded(t)
 	var members []*towerNode
 	for _, name := range []string{"n1", "n2", "n3"} {
