@@ -166,6 +166,16 @@ func TestADataFolderOfAnEarlierVersionGoesOn(t *testing.T) {
 	if api.must(t, http.MethodGet, "/api/v1/sync/drift", nil, &drift); drift.Records == 0 || len(drift.Drift) > 0 {
 		t.Errorf("got %+v, want records without drift", drift)
 	}
+	// The operator's own writes can be followed over the socket, too.
+	if a := api.ask(http.MethodPost, "/api/v1/crm/customers", "by-hand", map[string]any{"kind": "person", "name": "By Hand"}); a.status != http.StatusCreated {
+		t.Errorf("a write: %s", a)
+	}
+	var op struct {
+		State string `json:"state"`
+	}
+	if api.must(t, http.MethodGet, "/api/v1/sync/operations/by-hand", nil, &op); op.State != "committed" {
+		t.Errorf("got %+v", op)
+	}
 	accepts(old, "user10")
 	if out, err := exec.Command(binary(t), "audit", "verify", "--dir", old.data).CombinedOutput(); err != nil {
 		t.Errorf("the audit is not intact: %v\n%s", err, out)
