@@ -35,6 +35,9 @@ var layers = []layer{
 	{"sync/wire", []string{"edge"}, nil},
 	{"sync/uplink", []string{"edge", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/..."}},
 	{"sync/relay", []string{"edge", "edge/store", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/...", "github.com/mochi-mqtt/..."}},
+	{"sync/relay/queuetest", []string{"edge", "sync/relay"}, nil},
+	// The room of the relay's scaled mode; nothing is in it yet.
+	{"sync/relay/postgres", []string{"edge", "sync/relay", "sync/wire"}, []string{"github.com/jackc/pgx/v5/...", "github.com/riverqueue/river/..."}},
 	{"aaa", []string{"edge", "aaa/..."}, nil},
 	{"aaa/...", []string{"edge", "aaa/..."}, []string{"layeh.com/radius/..."}},
 	{"billing/...", []string{"edge", "billing/..."}, nil},
@@ -54,7 +57,7 @@ var shared = []string{"golang.org/x/sys/...", "golang.org/x/crypto/..."}
 
 // testOnly are imported by tests and nothing else.
 var testOnly = []string{
-	"wispgate/edge/edgetest/...", "github.com/google/go-cmp/...", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal/...",
+	"wispgate/edge/edgetest/...", "wispgate/sync/relay/queuetest", "github.com/google/go-cmp/...", "pgregory.net/rapid", "go.uber.org/goleak", "github.com/rogpeppe/go-internal/...",
 	"github.com/anishathalye/porcupine", "github.com/standard-webhooks/...", "github.com/santhosh-tekuri/jsonschema/...",
 }
 

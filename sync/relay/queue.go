@@ -101,4 +101,5 @@ type Attempt struct {
 	Answer   []byte    `json:"-"` // first octets of the answer's body
 }
 
-const maxLog = 20 // attempts kept in a delivery
+// MaxLog is how many attempts a delivery keeps.
+const MaxLog = 20

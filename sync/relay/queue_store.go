@@ -316,8 +316,8 @@ func (q *storeQueue) Dead(ctx context.Context, d Delivery, a Attempt) error {
 func (q *storeQueue) settle(ctx context.Context, d Delivery, a Attempt, to []byte, done bool) error {
 	d.Attempts++
 	d.Log = append(d.Log, a)
-	if n := len(d.Log); n > maxLog {
-		d.Log = d.Log[n-maxLog:]
+	if n := len(d.Log); n > MaxLog {
+		d.Log = d.Log[n-MaxLog:]
 	}
 	w := &writes{reserved: true}
 	w.Delete(d.row)
