@@ -59,6 +59,11 @@ func errExpired() error {
 		"Let it renew its certificate, which it does by itself; look at its clock if it does not")
 }
 
+func errPortMissing(others int) error {
+	return refuse("cluster_port_missing", fmt.Sprintf("This node shares its log with %d others and has no port to reach them", others),
+		"Set cluster.listen and cluster.advertise as they were; to go on without the others for ever, see wispgate cluster recover")
+}
+
 func errListen(address string, err error) error {
 	return refuse("listen", fmt.Sprintf("The cluster port cannot listen on %q: %v", address, err),
 		"Free the port, or choose another with cluster.listen")

@@ -21,13 +21,14 @@ import (
 
 // flock is a cluster inside a test: whole nodes, from TLS to the store, over wires.
 type flock struct {
-	t       testing.TB
-	dir     string
-	wires   *wires
-	clock   func() time.Time
-	birds   map[string]*bird
-	conf    func(*Config)
-	options func(*bird) store.Options // of the store; nil: none
+	t        testing.TB
+	dir      string
+	wires    *wires
+	clock    func() time.Time
+	birds    map[string]*bird
+	conf     func(*Config)
+	patience time.Duration             // of until; 0: 30 s
+	options  func(*bird) store.Options // of the store; nil: none
 }
 
 // bird is one node of it.
@@ -240,7 +241,7 @@ func (f *flock) grow(role Role, names ...string) {
 // until polls the condition with a deadline and shows the state when it does not come true.
 func (f *flock) until(what string, ok func() bool) {
 	f.t.Helper()
-	f.untilWithin(30*time.Second, what, ok)
+	f.untilWithin(or(f.patience, 30*time.Second), what, ok)
 }
 
 func (f *flock) untilWithin(d time.Duration, what string, ok func() bool) {

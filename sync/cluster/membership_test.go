@@ -6,10 +6,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/exec"
+	"wispgate/edge/store"
 )
 
 func TestATokenLetsOneNodeInOnceWithinItsTime(t *testing.T) {
@@ -385,4 +388,22 @@ func TestADemotedNodeLosesItsVoteAndTheKeyOfTheCA(t *testing.T) {
 		return len(f.leader().node.Status().Voters) == 3 && f.bird(replica).node.conf.Credentials.holdsCA()
 	})
 	f.settled()
+}
+
+func TestANodeAmongOthersDoesNotStartWithoutItsPort(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	f.grow(Replica, "n2")
+	f.bird("n2").down()
+	b.down()
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	c := b.config()
+	c.Listen = ""
+	if _, err := Open(c, m); code(err) != "cluster_port_missing" {
+		t.Errorf("got %v", err)
+	}
+	check(t, errors.Join(m.Close(), s.Close()))
 }

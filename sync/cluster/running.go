@@ -81,6 +81,9 @@ func (n *Node) start() (run *running, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if n.port == nil && len(servers.Servers) > 1 {
+		return nil, errPortMissing(len(servers.Servers) - 1)
+	}
 	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, quit: make(chan struct{})}
 	if run.alone {
 		run.times = n.conf.Timeouts
