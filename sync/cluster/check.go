@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -306,8 +307,8 @@ func (w *work) compare(ctx context.Context) error {
 }
 
 // gather asks every member for its checksum and records what most came to.
-func (w *work) gather(ctx context.Context, m marker) {
-	ctx, cancel := context.WithTimeout(ctx, checkWithin)
+func (w *work) gather(leading context.Context, m marker) {
+	ctx, cancel := context.WithTimeout(leading, checkWithin)
 	defer cancel()
 	body := binary.BigEndian.AppendUint64(nil, m.version)
 	found := make([]CheckedNode, len(w.servers))
@@ -328,9 +329,8 @@ func (w *work) gather(ctx context.Context, m marker) {
 			w.n.log.Error("a node's copy of the state differs from the others'", "node", c.Node, "version", m.version)
 		}
 	}
-	ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), checkWithin)
-	defer cancel()
-	if err := w.do(ctx, "sync.check.finish", r); err != errWait { //nolint:errorlint // the very value
+	// A leader that is one no more leaves it to the next, which met the same marker.
+	if err := w.do(leading, "sync.check.finish", r); !errors.Is(err, errWait) && leading.Err() == nil {
 		w.n.log.Warn("a comparison of the nodes was not recorded", "error", err)
 		s := &w.n.conf.Directory.sums
 		s.mu.Lock()

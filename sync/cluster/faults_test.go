@@ -90,14 +90,13 @@ func TestANodeThatWasAwayCatchesUpByEntriesOrBySnapshotWhicheverIsLess(t *testin
 			f := three(t, func(c *Config) { c.LogBudget, c.SegmentBytes = tt.budget, 64<<10 })
 			away := f.bird(f.others(f.leader().name)[0])
 			away.down()
-			l := f.leader()
 			total := 300
 			if tt.cut {
 				total = 1300 // beyond the least that is kept
 			}
 			value := strings.Repeat("v", 500)
 			for i := range total {
-				check(t, l.write(within(t, 10*time.Second), "", fmt.Sprint("k", i), value))
+				f.put(fmt.Sprint("w", i), fmt.Sprint("k", i), value)
 			}
 			f.settled()
 			for _, b := range f.birds { // whoever leads later
@@ -114,7 +113,9 @@ func TestANodeThatWasAwayCatchesUpByEntriesOrBySnapshotWhicheverIsLess(t *testin
 			var restored atomic.Int64
 			away.watch = func() { restored.Add(1) }
 			away.up()
-			f.untilWithin(time.Minute, "the node has caught up", func() bool { return away.machine.Version() == l.machine.Version() && (!tt.cut || restored.Load() > 0) })
+			f.untilWithin(time.Minute, "the node has caught up", func() bool {
+				return away.machine.Version() == f.leader().machine.Version() && (!tt.cut || restored.Load() > 0)
+			})
 			if n := restored.Load(); (n > 0) != tt.cut {
 				t.Errorf("%d snapshots were installed", n)
 			}
@@ -257,7 +258,7 @@ func TestTheLastVoterBeginsAnewAndTheOthersAreRefused(t *testing.T) {
 	left.up()
 	check(t, left.node.WaitLeader(within(t, 10*time.Second)))
 	f.until("the others are removed", func() bool { return len(left.members.Peers()) == 1 })
-	check(t, left.write(within(t, 5*time.Second), "w2", "k", "alone"))
+	f.put("w2", "k", "alone")
 	behind := f.bird("n1").up()
 	f.until("the one left behind has no contact", func() bool { return !behind.node.Contact() && left.node.IsLeader() })
 	if _, err := behind.node.Call(within(t, 2*time.Second), "n2", methodStats, nil); err == nil {
@@ -285,4 +286,30 @@ func (b *bird) recover() (err error) {
 	c := b.config()
 	c.Listen = ""
 	return errors.Join(Recover(c, m), m.Close(), s.Close())
+}
+
+func TestALeaderStopsAtOnceWhileItWaitsForASilentCopy(t *testing.T) {
+	f, leader, _ := pair(t)
+	f.until("the first comparison is done", func() bool { return f.checked(0) })
+	f.wires.Part("n2", "n1")
+	check(t, f.do("sync.check.start", edge.None{}))
+	f.until("the leader gathers", func() bool {
+		s := &leader.members.sums
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.newest.taken
+	})
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		leader.down()
+	}()
+	f.until("it has stopped", func() bool {
+		select {
+		case <-stopped:
+			return true
+		default:
+			return false
+		}
+	})
 }

@@ -3,18 +3,17 @@ package cluster
 import (
 	"fmt"
 	"testing"
-	"time"
 )
 
 func TestALoneNodeBecomesAClusterOfThree(t *testing.T) {
 	f := newFlock(t, nil)
-	first := f.found("n1")
+	f.found("n1")
 	for i := range 20 {
-		check(t, first.write(within(t, 5*time.Second), "", fmt.Sprint("k", i), "alone"))
+		f.put(fmt.Sprint("w", i), fmt.Sprint("k", i), "alone")
 	}
 	f.grow(Voter, "n2", "n3")
 	f.grow(Replica, "n4")
-	check(t, f.leader().write(within(t, 5*time.Second), "", "k0", "together"))
+	f.put("together", "k0", "together")
 	f.settled()
 	for _, name := range []string{"n2", "n3", "n4"} {
 		b := f.bird(name)
@@ -24,8 +23,6 @@ func TestALoneNodeBecomesAClusterOfThree(t *testing.T) {
 		if got, want := b.node.conf.Credentials.holdsCA(), name != "n4"; got != want {
 			t.Errorf("%s holds the key of the CA: %v", name, got)
 		}
-		if err := b.node.Linearize(within(t, 5*time.Second)); err != nil {
-			t.Errorf("%s: %v", name, err)
-		}
+		f.settledAt(b)
 	}
 }

@@ -21,6 +21,7 @@ import (
 
 // flock is a cluster inside a test: whole nodes, from TLS to the store, over wires.
 type flock struct {
+	keys     int // of commands that do has run
 	t        testing.TB
 	dir      string
 	wires    *wires
@@ -192,16 +193,31 @@ func (b *bird) down() {
 // invite makes a token at the leader.
 func (f *flock) invite(role Role, replaces string) string {
 	f.t.Helper()
-	l := f.leader()
-	reply, err := edge.Do(within(f.t, 10*time.Second), l.exec, operator, "", "sync.invitation.create", NewInvitation{Role: role, Replaces: replaces})
-	check(f.t, err)
-	return reply.Once[0]["token"]
+	tok := ""
+	f.until("an invitation", func() bool { // with another key each time: a token is shown in the first answer only
+		reply, err := edge.Do(within(f.t, 5*time.Second), f.leader().exec, operator, "", "sync.invitation.create", NewInvitation{Role: role, Replaces: replaces})
+		if err == nil {
+			tok = reply.Once[0]["token"]
+		} else if e, ok := edge.AsError(err); !ok || e.Kind != edge.Unavailable {
+			f.t.Fatal(err)
+		}
+		return err == nil
+	})
+	return tok
 }
 
 var operator = edge.SystemActor(edge.System, "console")
 
-func (f *flock) do(op string, in any) error {
-	_, err := edge.Do(within(f.t, 10*time.Second), f.leader().exec, operator, "", op, in)
+// do runs an operator's command at whoever leads, again with the same key while the cluster cannot say what became of it.
+func (f *flock) do(op string, in any) (err error) {
+	f.t.Helper()
+	f.keys++
+	key := fmt.Sprintf("do-%d", f.keys)
+	f.until(op+" is answered", func() bool {
+		_, err = edge.Do(within(f.t, 5*time.Second), f.leader().exec, operator, key, op, in)
+		e, ok := edge.AsError(err)
+		return err == nil || ok && e.Kind != edge.Unavailable
+	})
 	return err
 }
 
