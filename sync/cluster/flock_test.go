@@ -198,7 +198,7 @@ func (f *flock) invite(role Role, replaces string) string {
 		reply, err := edge.Do(within(f.t, 5*time.Second), f.leader().exec, operator, "", "sync.invitation.create", NewInvitation{Role: role, Replaces: replaces})
 		if err == nil {
 			tok = reply.Once[0]["token"]
-		} else if e, ok := edge.AsError(err); !ok || e.Kind != edge.Unavailable {
+		} else if e, ok := edge.AsError(err); !ok || e.Kind != edge.Unavailable && e.Code != edge.ErrInFlight.Code {
 			f.t.Fatal(err)
 		}
 		return err == nil
@@ -208,7 +208,7 @@ func (f *flock) invite(role Role, replaces string) string {
 
 var operator = edge.SystemActor(edge.System, "console")
 
-// do runs an operator's command at whoever leads, again with the same key while the cluster cannot say what became of it.
+// do runs an operator's command at whoever leads, again with the same key while the cluster cannot say what became of it, or is still at it.
 func (f *flock) do(op string, in any) (err error) {
 	f.t.Helper()
 	f.keys++
@@ -216,7 +216,7 @@ func (f *flock) do(op string, in any) (err error) {
 	f.until(op+" is answered", func() bool {
 		_, err = edge.Do(within(f.t, 5*time.Second), f.leader().exec, operator, key, op, in)
 		e, ok := edge.AsError(err)
-		return err == nil || ok && e.Kind != edge.Unavailable
+		return err == nil || ok && e.Kind != edge.Unavailable && e.Code != edge.ErrInFlight.Code
 	})
 	return err
 }
