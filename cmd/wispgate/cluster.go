@@ -144,7 +144,8 @@ func (c *cli) operate(ctx context.Context, method, path string, in any) ([]byte,
 			return nil, err
 		}
 	}
-	raw, _, err := cl.do(ctx, req)
+	raw, header, err := cl.do(ctx, req)
+	c.remark(header)
 	return raw, err
 }
 

@@ -296,10 +296,28 @@ func (c *cli) runVerb(ctx context.Context, r edge.Route, params, args []string, 
 		}
 		return err
 	}
-	if header.Get("Idempotency-Replayed") == "true" {
+	c.remark(header)
+	return c.print(raw)
+}
+
+// remark says on standard error what the answer's headers say beside the result.
+func (c *cli) remark(h http.Header) {
+	if h.Get("Idempotency-Replayed") == "true" {
 		_, _ = fmt.Fprintln(c.std.err, "This is the first answer, given again; nothing was done twice.")
 	}
-	return c.print(raw)
+	if h.Get("Wispgate-Sync-State") == "pending" {
+		op := h.Get("Wispgate-Operation")
+		_, _ = fmt.Fprintf(c.std.err, "Accepted on this node, not yet in the cluster: operation %s. Follow it with: wispgate sync operation get %s\n", op, shellWord(op))
+	}
+}
+
+// shellWord is s as a shell takes it for one word.
+func shellWord(s string) string {
+	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/@"
+	if s != "" && strings.Trim(s, plain) == "" && s[0] != '-' {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // mintKey makes the key that a command which moves money insists on, for somebody who gives none.
