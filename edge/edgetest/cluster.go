@@ -127,6 +127,13 @@ func (m *Member) Heal() {
 	m.catchUp()
 }
 
+// Receive applies what the log has beyond this node though it is cut off, as when the log is carried there.
+func (m *Member) Receive() {
+	m.cluster.mu.Lock()
+	defer m.cluster.mu.Unlock()
+	m.receive()
+}
+
 // LoseAnswers makes the next n answers of the leader get lost after it has done what was asked.
 func (m *Member) LoseAnswers(n int) {
 	m.mu.Lock()
@@ -139,6 +146,10 @@ func (m *Member) catchUp() {
 	if !m.Contact() || m.Harness.Exec == nil {
 		return
 	}
+	m.receive()
+}
+
+func (m *Member) receive() {
 	if rest := m.cluster.entries[m.applied:]; len(rest) > 0 {
 		m.Machine.ApplyBatch(rest)
 		m.applied += len(rest)

@@ -68,7 +68,7 @@ func Part() edge.Module {
 		Tables:  []edge.AnyTable{conflicts, conflictIntents},
 		Ops:     []*edge.Op{get, list, resolve, operation},
 		Events:  []edge.Event{ConflictRaised{}, ConflictResolved{}},
-		Reasons: []edge.Reason{ErrConflictDecided, ErrLevel},
+		Reasons: []edge.Reason{ErrConflictDecided, ErrLevel, ErrQueueNone, ErrQueueMoved, ErrQueueOlder, ErrQueueOrder, ErrQueueWrong},
 		Routes: []edge.Route{
 			{Method: "GET", Path: "/api/v1/sync/conflicts", Op: list},
 			{Method: "GET", Path: "/api/v1/sync/conflicts/{id}", Op: get},

@@ -41,6 +41,7 @@ type rebaser struct {
 	queue       string           // name of the queue
 	known       bool             // the cluster's mark of this queue was asked since contact was found
 	after       uint64           // that mark
+	looked      uint64           // version at which the state's own mark was last compared
 
 	base    uint64        // version the overlay was rebuilt on
 	settled uint64        // place up to which it then was
@@ -68,6 +69,7 @@ func (r *rebaser) run(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		busy := r.drain(ctx)
+		r.settle()
 		r.refresh(ctx)
 		if busy {
 			continue
@@ -179,10 +181,10 @@ func (r *rebaser) origin() Origin {
 const queueNameKey = store.Local + "pending/queue"
 
 // queueName is what the cluster knows this queue by: its incarnation, unless it was given another name.
-func (r *rebaser) queueName() (string, error) {
-	snap := r.cfg.Store.Snapshot()
+func (x *Exec) queueName() (string, error) {
+	snap := x.cfg.Store.Snapshot()
 	defer snap.Close()
-	own := fmt.Sprintf("%x", r.cfg.Queue.Incarnation())
+	own := fmt.Sprintf("%x", x.cfg.Queue.Incarnation())
 	raw, err := snap.Get([]byte(queueNameKey))
 	if errors.Is(err, store.ErrNotFound) || err == nil && !strings.HasPrefix(string(raw), own+".") {
 		return own, nil
@@ -308,7 +310,7 @@ func (r *rebaser) agree(ctx context.Context) error {
 	if r.known {
 		return nil
 	}
-	mark, err := r.askMark(ctx)
+	mark, err := r.askMark(ctx, r.origin())
 	if err != nil {
 		return err
 	}
@@ -324,30 +326,30 @@ func (r *rebaser) agree(ctx context.Context) error {
 	return nil
 }
 
-func (r *rebaser) askMark(ctx context.Context) (settled, error) {
-	o := r.origin()
-	if r.log.IsLeader() {
-		if err := r.log.Linearize(ctx); err != nil {
+// askMark asks the leader how far the cluster has taken a queue over.
+func (x *Exec) askMark(ctx context.Context, o Origin) (settled, error) {
+	if x.log.IsLeader() {
+		if err := x.log.Linearize(ctx); err != nil {
 			return settled{}, err
 		}
-		return r.originMark(o)
+		return x.originMark(o)
 	}
-	resp, err := r.ask(ctx, request{Mark: &o})
+	resp, err := x.ask(ctx, request{Mark: &o})
 	if err != nil {
 		return settled{}, err
 	}
 	if resp.Mark == nil {
 		return settled{}, edge.ErrUnknown.Error(edge.Unavailable)
 	}
-	return *resp.Mark, r.WaitVersion(ctx, resp.Version)
+	return *resp.Mark, x.WaitVersion(ctx, resp.Version)
 }
 
 // holds reports whether the queue has what the cluster settled last. What was trimmed was settled when this disk knew of it.
-func (r *rebaser) holds(mark settled) (same bool, err error) {
-	if mark.Seq < r.cfg.Queue.First() {
+func (x *Exec) holds(mark settled) (same bool, err error) {
+	if mark.Seq < x.cfg.Queue.First() {
 		return true, nil
 	}
-	err = r.read(mark.Seq, 1, func(in *Intent, _ uint64) error {
+	err = x.read(mark.Seq, 1, func(in *Intent, _ uint64) error {
 		same = in.digestOfPlace() == mark.Digest
 		return nil
 	})
@@ -400,6 +402,32 @@ func (r *rebaser) took(seq uint64) {
 		r.cfg.Logger.Warn("the queue of pending writes could not be trimmed", "error", err)
 	}
 	p.progressed()
+}
+
+// settle drops what the cluster has settled as far as the state that this node holds says: the state may come by another road than the
+// one on which intents are handed over.
+func (r *rebaser) settle() {
+	version := r.cfg.Machine.Version()
+	if r.broken != nil || r.pending.idle() || version == r.looked {
+		return
+	}
+	mark, err := r.originMark(r.origin())
+	same := false
+	if err == nil {
+		same, err = r.holds(mark)
+	}
+	if err == nil && !same {
+		r.known = false
+		err = r.rename(mark.Seq)
+	}
+	if err != nil {
+		r.cfg.Logger.Warn("what the cluster has settled cannot be compared with the queue, trying again", "error", err)
+		return
+	}
+	if r.looked = version; same && mark.Seq > r.taken() {
+		r.after = mark.Seq
+		r.took(mark.Seq)
+	}
 }
 
 // refresh keeps the overlay in step with the state and the queue.
