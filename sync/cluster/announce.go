@@ -29,6 +29,7 @@ func (n *Node) Attach(x edge.Executor) {
 		return
 	}
 	n.Handle(methodStats, n.serveStats)
+	n.Handle(methodPosition, n.servePosition)
 	n.Handle(methodRenew, n.serveRenew)
 	n.Handle(methodCAKey, n.takeCAKey)
 	n.Handle(methodDropKey, n.loseCAKey)

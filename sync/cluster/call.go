@@ -83,7 +83,8 @@ func (n *Node) leaderID() string {
 	return string(id)
 }
 
-// Contact says whether this node leads, or has heard from a leader within about one election time-out. It costs a few atomic reads.
+// Contact says whether this node leads, or has heard from a leader within about one election time-out: by the network, not by a bundle. It
+// costs a few atomic reads.
 func (n *Node) Contact() bool {
 	run := n.current()
 	if run == nil {
@@ -94,7 +95,8 @@ func (n *Node) Contact() bool {
 		return true
 	case raft.Follower:
 		_, id := run.raft.LeaderWithID()
-		return id != "" && n.conf.Now().Sub(run.raft.LastContact()) <= run.times.Election
+		last := run.raft.LastContact()
+		return id != "" && n.conf.Now().Sub(last) <= run.times.Election && last.UnixNano() > n.carried.Load()
 	case raft.Candidate, raft.Shutdown:
 	}
 	return false

@@ -374,6 +374,39 @@ func (c *Credentials) verify(chain []*x509.Certificate, members *Directory, now 
 	return who.node, now.After(leaf.NotAfter.Add(certGrace)), nil
 }
 
+// bundlePurpose keeps a signature over a bundle from being taken for one over anything else.
+const bundlePurpose = "wispgate carried bundle v1\n"
+
+func bundleDigest(digest []byte) []byte {
+	sum := sha256.Sum256(append([]byte(bundlePurpose), digest...))
+	return sum[:]
+}
+
+// signDigest signs a bundle's digest with the key of this node's certificate, which goes with it.
+func (c *Credentials) signDigest(digest []byte) (value, certificate []byte, err error) {
+	value, err = ecdsa.SignASN1(rand.Reader, c.key, bundleDigest(digest))
+	if err != nil {
+		return nil, nil, fmt.Errorf("sign bundle: %w", err)
+	}
+	return value, c.Leaf().Raw, nil
+}
+
+// verifyDigest names the member that signed a bundle's digest.
+func (c *Credentials) verifyDigest(digest, value, certificate []byte, members *Directory) (node string, err error) {
+	leaf, err := x509.ParseCertificate(certificate)
+	if err != nil {
+		return "", fmt.Errorf("read certificate: %w", err)
+	}
+	if node, _, err = c.verify([]*x509.Certificate{leaf}, members, leaf.NotAfter); err != nil {
+		return "", err
+	}
+	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, bundleDigest(digest), value) {
+		return "", errors.New("the signature does not match")
+	}
+	return node, nil
+}
+
 func keyFingerprint(public any) string {
 	der, err := x509.MarshalPKIXPublicKey(public)
 	if err != nil {

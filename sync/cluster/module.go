@@ -33,10 +33,10 @@ func Module(p Ports) edge.Module {
 		Events: []edge.Event{
 			NodeInvited{}, NodeJoined{}, NodePromoted{}, NodeDemoted{}, NodeRemoved{}, NodeUpdated{}, NodeLost{}, NodeFound{}, ChecksumMismatch{},
 		},
-		Reasons: []edge.Reason{
+		Reasons: append([]edge.Reason{
 			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,
 			ErrPeerOld, ErrTokenWrong, ErrTokenExpired, ErrTokenUsed, ErrNoPort,
-		},
+		}, carryReasons()...),
 	}
 	if p.Directory != nil {
 		m.Watches = []edge.Watch{p.Directory.watch(), watchChecks(p)}

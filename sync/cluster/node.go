@@ -137,6 +137,9 @@ type Node struct {
 	end     context.CancelFunc
 	moves   atomic.Uint64 // changes of leader seen
 	ended   bool          // guarded by mu: nothing is spawned any more
+	carried atomic.Int64  // contact with a leader up to then, in unix nanoseconds, was a bundle's
+	carryMu sync.Mutex    // guards the file of carried positions
+	feedMu  sync.Mutex    // one bundle at a time is fed to raft
 
 	leader  chan bool
 	events  chan event

@@ -23,7 +23,9 @@ type running struct {
 	times      Timeouts
 	alone      bool           // begun with the time-outs of a node without others
 	trans      raft.Transport // to tell another to lead, while this one's disk hangs
-	readable   atomic.Uint64  // term of which an entry is known to be committed
+	guard      *guarded       // trans, on a node with a port
+	snaps      *snapshots
+	readable   atomic.Uint64 // term of which an entry is known to be committed
 	notes      sync.WaitGroup
 	quit       chan struct{}
 }
@@ -89,7 +91,8 @@ func (n *Node) start() (run *running, err error) {
 		run.times = n.conf.Timeouts
 	}
 	trans, closeTrans := n.newTransport(run.times)
-	run.trans, run.closeTrans = trans, closeTrans
+	run.trans, run.closeTrans, run.snaps = trans, closeTrans, snaps
+	run.guard, _ = trans.(*guarded)
 	run.log = &logStore{walStore: w, timeout: run.times.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
 	leads := make(chan bool)
 	rc := raftConfig(&n.conf, run.times)

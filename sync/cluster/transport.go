@@ -19,9 +19,12 @@ func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
 		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: times.Transport, Logger: newRaftLog(n.conf.Logger),
 	})
 	t.TimeoutScale = times.SnapshotScale
-	g := &guarded{NetworkTransport: t}
+	g := &guarded{NetworkTransport: t, queue: queue{rpcs: make(chan raft.RPC)}}
+	quit := make(chan struct{})
+	go g.forward(t.Consumer(), quit) // ends with quit, or when a carried state that it waits behind is done
 	return g, func() error {
 		t.CloseStreams()
+		close(quit)
 		return errors.Join(t.Close(), g.hush())
 	}
 }
@@ -30,10 +33,14 @@ func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
 // its term, and its Shutdown does not wait for that: a log closed meanwhile would end the program.
 type guarded struct {
 	*raft.NetworkTransport
+	queue
 
 	mu     sync.RWMutex
 	silent bool
 }
+
+// Consumer implements raft.Transport: requests of the network, and carried ones.
+func (g *guarded) Consumer() <-chan raft.RPC { return g.rpcs }
 
 // SetHeartbeatHandler implements raft.Transport.
 func (g *guarded) SetHeartbeatHandler(beat func(raft.RPC)) {
