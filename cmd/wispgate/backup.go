@@ -192,18 +192,29 @@ const progressEvery = 200 * time.Millisecond
 
 // progress tells a person at a terminal how far a long work has come; end clears the line. Elsewhere it says nothing.
 func (c *cli) progress() (tell app.BackupProgress, end func()) {
+	say, end := c.meter()
+	if say == nil {
+		return nil, end
+	}
+	return func(done, total int64) {
+		say("%3d %%  %d of %d MB", done*100/max(total, 1), done>>20, total>>20)
+	}, end
+}
+
+// meter writes one line again and again for a person at a terminal, not too often; say is nil elsewhere, and end clears the line.
+func (c *cli) meter() (say func(format string, args ...any), end func()) {
 	if f, ok := c.std.err.(*os.File); !ok || !isTerminal(f) {
 		return nil, func() {}
 	}
 	var last time.Time
 	said := false
-	tell = func(done, total int64) {
+	say = func(format string, args ...any) {
 		if now := time.Now(); now.Sub(last) >= progressEvery {
 			last, said = now, true
-			_, _ = fmt.Fprintf(c.std.err, "\r%3d %%  %d of %d MB ", done*100/max(total, 1), done>>20, total>>20)
+			_, _ = fmt.Fprintf(c.std.err, "\r"+format+" ", args...)
 		}
 	}
-	return tell, func() {
+	return say, func() {
 		if said {
 			_, _ = io.WriteString(c.std.err, "\r\x1b[K")
 			said = false

@@ -72,10 +72,10 @@ func (c *cli) root() *cobra.Command {
 	root.SetHelpCommandGroupID("tool")
 	root.SetCompletionCommandGroupID("tool")
 	root.AddCommand(c.serveCmd(), c.relayCmd(), c.demoCmd())
-	root.AddCommand(c.statusCmd(), c.explainCmd(), c.radiusCmd(), c.keyCmd(), c.clusterCmd(), c.webhookCmd(), c.auditCmd(), c.backupCmd(), c.restoreCmd(), c.profileCmd())
+	root.AddCommand(c.statusCmd(), c.explainCmd(), c.radiusCmd(), c.keyCmd(), c.clusterCmd(), c.syncCmd(), c.webhookCmd(), c.auditCmd(), c.backupCmd(), c.restoreCmd(), c.profileCmd())
 	for _, domain := range c.domainCmds(app.Declarations()) {
-		if own, _, err := root.Find([]string{domain.Name()}); err == nil && own != root { // the relay's records stand under the program's own word
-			own.AddCommand(domain.Commands()...)
+		if own, _, err := root.Find([]string{domain.Name()}); err == nil && own != root { // such as the relay's records, under the program's own word
+			join(own, domain)
 			continue
 		}
 		root.AddCommand(domain)
@@ -83,6 +83,17 @@ func (c *cli) root() *cobra.Command {
 	root.AddCommand(c.benchCmd(), c.certCmd(), c.configCmd(), c.supportCmd(), c.versionCmd())
 	refuseUnknown(root)
 	return root
+}
+
+// join puts the generated commands of a domain under the words that stand there already.
+func join(own, domain *cobra.Command) {
+	for _, noun := range domain.Commands() {
+		if had, _, err := own.Find([]string{noun.Name()}); err == nil && had != own {
+			had.AddCommand(noun.Commands()...)
+			continue
+		}
+		own.AddCommand(noun)
+	}
 }
 
 // refuseUnknown makes commands that only group others refuse a word they do not know, instead of answering with their help.

@@ -236,7 +236,9 @@ func (c *core) localPages() map[string]http.Handler {
 	if c.program != "node" {
 		return nil
 	}
-	return map[string]http.Handler{"POST /backup": c.serveBackup()}
+	pages := c.carryPages()
+	pages["POST /backup"] = c.serveBackup()
+	return pages
 }
 
 // accessLog is where plain reads are noted: a file in the data folder that is begun anew when it has grown.

@@ -175,13 +175,18 @@ func (l *local) do(ctx context.Context, method, path string, body any) (*http.Re
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://local"+path, bytes.NewReader(raw))
+	return l.send(ctx, method, path, bytes.NewReader(raw), errInterrupted)
+}
+
+// send streams a body to the daemon and returns an answer that is not a refusal. broken makes the error of a daemon that goes away.
+func (l *local) send(ctx context.Context, method, path string, body io.Reader, broken func(error) error) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://local"+path, body)
 	if err != nil {
 		return nil, err
 	}
 	resp, err := l.http.Do(req)
 	if err != nil {
-		return nil, errInterrupted(err)
+		return nil, broken(err)
 	}
 	if resp.StatusCode == http.StatusOK {
 		return resp, nil
@@ -189,7 +194,7 @@ func (l *local) do(ctx context.Context, method, path string, body any) (*http.Re
 	defer func() { _ = resp.Body.Close() }()
 	e := new(edge.Error)
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(e); err != nil || e.Code == "" {
-		return nil, errInterrupted(errors.New(resp.Status))
+		return nil, broken(errors.New(resp.Status))
 	}
 	return nil, e
 }

@@ -133,6 +133,7 @@ func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) 
 		edge.Route{Method: "GET", Path: "/api/v1/sync/drift", Op: drift.Op()},
 	)
 	if program != "relay" {
+		m.Reasons = append(m.Reasons, carryReasons()...)
 		m = with(m, cluster.Module(cluster.Ports{Directory: c.members, Live: func() *cluster.Node { return c.cluster }}))
 	}
 	return m

@@ -16,8 +16,6 @@ const (
 	magicPrefix = "wispgate-backup "
 	maxHead     = 16 << 10
 	maxLocks    = 32
-	chunkSize   = 64 << 10
-	tagSize     = 16
 	keySize     = 32
 )
 

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"wispgate/edge"
+	"wispgate/edge/chunk"
 )
 
 const passphrase = edge.Secret("four words and a horse")
@@ -77,7 +78,7 @@ func code(err error) string {
 }
 
 func sizes() []int {
-	return []int{0, 1, 15, chunkSize - 1, chunkSize, chunkSize + 1, 3 * chunkSize, 3*chunkSize + 77}
+	return []int{0, 1, 15, chunk.Size - 1, chunk.Size, chunk.Size + 1, 3 * chunk.Size, 3*chunk.Size + 77}
 }
 
 func random(n int) []byte {
@@ -154,9 +155,9 @@ func TestEveryTruncationAndEveryFlippedBitIsNoticed(t *testing.T) {
 	t.Parallel()
 	private, public := pair(t)
 	o := Openers{PrivateKeys: []PrivateKey{private}}
-	file := write(t, Keys{Recipients: []PublicKey{public}}, random(2*chunkSize+500))
-	head := len(write(t, Keys{Recipients: []PublicKey{public}}, nil)) - tagSize
-	cuts := []int{0, 1, len(magicPrefix), head - 1, head, head + 1, head + tagSize, head + chunkSize + tagSize, head + 2*(chunkSize+tagSize), head + 2*(chunkSize+tagSize) + 1, len(file) - tagSize, len(file) - 1}
+	file := write(t, Keys{Recipients: []PublicKey{public}}, random(2*chunk.Size+500))
+	head := len(write(t, Keys{Recipients: []PublicKey{public}}, nil)) - chunk.Overhead
+	cuts := []int{0, 1, len(magicPrefix), head - 1, head, head + 1, head + chunk.Overhead, head + chunk.Size + chunk.Overhead, head + 2*(chunk.Size+chunk.Overhead), head + 2*(chunk.Size+chunk.Overhead) + 1, len(file) - chunk.Overhead, len(file) - 1}
 	for _, n := range cuts {
 		want := "backup_truncated"
 		if n <= len(magicPrefix) {
@@ -169,13 +170,13 @@ func TestEveryTruncationAndEveryFlippedBitIsNoticed(t *testing.T) {
 	if _, err := read(append(slices.Clone(file), 0), o); code(err) != "backup_damaged" && code(err) != "backup_truncated" {
 		t.Errorf("one octet more: got %s", code(err))
 	}
-	full := write(t, Keys{Recipients: []PublicKey{public}}, random(chunkSize))
-	if _, err := read(append(slices.Clone(full), full[len(full)-chunkSize-tagSize:]...), o); code(err) == "ok" {
+	full := write(t, Keys{Recipients: []PublicKey{public}}, random(chunk.Size))
+	if _, err := read(append(slices.Clone(full), full[len(full)-chunk.Size-chunk.Overhead:]...), o); code(err) == "ok" {
 		t.Error("the last chunk once more is taken for more of the file")
 	}
 	swapped := slices.Clone(file)
-	copy(swapped[head:], file[head+chunkSize+tagSize:head+2*(chunkSize+tagSize)])
-	copy(swapped[head+chunkSize+tagSize:], file[head:head+chunkSize+tagSize])
+	copy(swapped[head:], file[head+chunk.Size+chunk.Overhead:head+2*(chunk.Size+chunk.Overhead)])
+	copy(swapped[head+chunk.Size+chunk.Overhead:], file[head:head+chunk.Size+chunk.Overhead])
 	if _, err := read(swapped, o); code(err) != "backup_damaged" {
 		t.Errorf("two chunks in each other's place: got %s", code(err))
 	}
@@ -337,7 +338,7 @@ func FuzzReader(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	file := write(f, Keys{Recipients: []PublicKey{public}}, append(pre, random(chunkSize)...))
+	file := write(f, Keys{Recipients: []PublicKey{public}}, append(pre, random(chunk.Size)...))
 	f.Add(file, []byte(nil))
 	f.Add(file[:300], []byte(nil))
 	f.Add([]byte(magicPrefix+"1\n\x02\x00\x00\x00{}"), pre)

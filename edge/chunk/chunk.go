@@ -13,12 +13,12 @@ import (
 	"io"
 )
 
-// KeySize is the length of a key in octets.
-const KeySize = 32
-
+// Lengths in octets: of a key, of a chunk before it is sealed, and what sealing adds to it.
 const (
-	size      = 64 << 10 // of a chunk before it is sealed
-	tagSize   = 16
+	KeySize  = 32
+	Size     = 64 << 10
+	Overhead = 16
+
 	nonceSize = 12
 )
 
@@ -67,17 +67,17 @@ type Writer struct {
 
 // NewWriter begins a stream under a key that is this stream's alone.
 func NewWriter(w io.Writer, key []byte) *Writer {
-	return &Writer{w: w, sealer: newNumbered(key), buf: make([]byte, 0, size+tagSize)}
+	return &Writer{w: w, sealer: newNumbered(key), buf: make([]byte, 0, Size+Overhead)}
 }
 
 // Write implements io.Writer.
 func (w *Writer) Write(p []byte) (n int, err error) {
 	for len(p) > 0 && w.err == nil {
-		if len(w.buf) == size { // more follows, so it is not the last one
+		if len(w.buf) == Size { // more follows, so it is not the last one
 			w.err = w.flush(false)
 			continue
 		}
-		take := min(len(p), size-len(w.buf))
+		take := min(len(p), Size-len(w.buf))
 		w.buf = append(w.buf, p[:take]...)
 		p, n = p[take:], n+take
 	}
@@ -109,54 +109,62 @@ type Reader struct {
 	buf    []byte // one sealed chunk and the octet behind it
 	have   int    // of buf
 	plain  []byte // opened and not yet returned
-	ended  bool
+	out    []byte
 	err    error
 }
 
 // NewReader reads a stream that a Writer with the same key wrote.
 func NewReader(r io.Reader, key []byte) *Reader {
-	return &Reader{r: r, opener: newNumbered(key), buf: make([]byte, size+tagSize+1)}
+	return &Reader{r: r, opener: newNumbered(key), buf: make([]byte, Size+Overhead+1)}
 }
 
 // Read implements io.Reader.
 func (r *Reader) Read(p []byte) (int, error) {
 	for len(r.plain) == 0 {
-		if r.err == nil && r.ended {
-			r.err = io.EOF
-		}
-		if r.err == nil {
-			r.err = r.next()
-		}
 		if r.err != nil {
 			return 0, r.err
 		}
+		r.err = r.next()
 	}
 	n := copy(p, r.plain)
 	r.plain = r.plain[n:]
 	return n, nil
 }
 
-// next opens the next chunk. The octet behind a full one says that it is not the last.
+// next opens one chunk. It reads one octet further, to know whether the chunk is the last one; the last one ends with io.EOF.
 func (r *Reader) next() error {
 	n, err := io.ReadFull(r.r, r.buf[r.have:])
 	r.have += n
-	last := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if err != nil && !last {
+	last := err != nil
+	if last && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return err
 	}
-	sealed := r.buf[:min(r.have, size+tagSize)]
-	if len(sealed) < tagSize {
-		return ErrTruncated
-	}
-	plain, err := r.opener.aead.Open(make([]byte, 0, size), r.opener.nonce(last), sealed, nil)
+	sealed := r.buf[:min(r.have, Size+Overhead)]
+	plain, err := r.opener.aead.Open(r.out[:0], r.opener.nonce(last), sealed, nil)
 	switch {
-	case err != nil && last:
-		return ErrTruncated
-	case err != nil:
+	case err == nil:
+	case last:
+		return r.why(sealed)
+	default:
 		return ErrDamaged
 	}
 	r.opener.count++
-	r.plain, r.ended = plain, last
-	r.have = copy(r.buf, r.buf[len(sealed):r.have])
+	r.out, r.plain = plain, plain
+	if last {
+		return io.EOF
+	}
+	r.buf[0], r.have = r.buf[Size+Overhead], 1
 	return nil
+}
+
+// why tells a stream that was cut from one that was altered. Cut between two chunks, its end opens as a chunk that is not the last one; cut
+// inside a chunk, what is left proves nothing.
+func (r *Reader) why(sealed []byte) error {
+	if len(sealed) < Size+Overhead {
+		return ErrTruncated
+	}
+	if _, err := r.opener.aead.Open(nil, r.opener.nonce(false), sealed, nil); err == nil {
+		return ErrTruncated
+	}
+	return ErrDamaged
 }

@@ -39,7 +39,7 @@ func pattern(n int) []byte {
 
 func TestWhatIsWrittenIsRead(t *testing.T) {
 	t.Parallel()
-	for _, n := range []int{0, 1, 15, size - 1, size, size + 1, 3 * size, 3*size + 77} {
+	for _, n := range []int{0, 1, 15, Size - 1, Size, Size + 1, 3 * Size, 3*Size + 77} {
 		payload := pattern(n)
 		for name, r := range map[string]io.Reader{
 			"at once": bytes.NewReader(sealed(t, payload)), "by halves": iotest.HalfReader(bytes.NewReader(sealed(t, payload))),
@@ -56,10 +56,10 @@ func TestWhatIsWrittenIsRead(t *testing.T) {
 // end.
 func TestWhatIsReadIsABeginning(t *testing.T) {
 	t.Parallel()
-	payload := pattern(3*size + 77)
+	payload := pattern(3*Size + 77)
 	whole := sealed(t, payload)
 	flip := func(at int) []byte { b := slices.Clone(whole); b[at] ^= 4; return b }
-	const one = size + tagSize
+	const one = Size + Overhead
 	for name, tc := range map[string]struct {
 		file []byte
 		want error

@@ -104,6 +104,17 @@ func (x *Exec) EachPending(ctx context.Context, q QueueRest, visit func(intent [
 	return nil
 }
 
+// Reconcile returns when what waits here has been compared with the state as it is now, and what that shows as settled is dropped.
+func (x *Exec) Reconcile(ctx context.Context) error {
+	for version := x.Version(); !x.pending.idle() && x.pending.looked.Load() < version; {
+		x.pending.wake()
+		if !pauseFor(ctx, sendRetry) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // Carried holds the records of a bundle against what it says of itself: this queue's intents, all of them, in order.
 type Carried struct {
 	rest  QueueRest

@@ -44,6 +44,7 @@ type pendings struct {
 	cut     atomic.Bool           // no leader for longer than the patience
 	since   atomic.Int64          // when that began, unix nanoseconds
 	failing atomic.Pointer[string]
+	looked  atomic.Uint64 // version at which the state's own mark was last compared with the queue
 
 	doneMu sync.Mutex
 	done   chan struct{} // closed and renewed whenever the cluster has taken intents over

@@ -41,7 +41,6 @@ type rebaser struct {
 	queue       string           // name of the queue
 	known       bool             // the cluster's mark of this queue was asked since contact was found
 	after       uint64           // that mark
-	looked      uint64           // version at which the state's own mark was last compared
 
 	base    uint64        // version the overlay was rebuilt on
 	settled uint64        // place up to which it then was
@@ -408,7 +407,7 @@ func (r *rebaser) took(seq uint64) {
 // one on which intents are handed over.
 func (r *rebaser) settle() {
 	version := r.cfg.Machine.Version()
-	if r.broken != nil || r.pending.idle() || version == r.looked {
+	if r.broken != nil || r.pending.idle() || version == r.pending.looked.Load() {
 		return
 	}
 	mark, err := r.originMark(r.origin())
@@ -424,10 +423,11 @@ func (r *rebaser) settle() {
 		r.cfg.Logger.Warn("what the cluster has settled cannot be compared with the queue, trying again", "error", err)
 		return
 	}
-	if r.looked = version; same && mark.Seq > r.taken() {
+	if same && mark.Seq > r.taken() {
 		r.after = mark.Seq
 		r.took(mark.Seq)
 	}
+	r.pending.looked.Store(version)
 }
 
 // refresh keeps the overlay in step with the state and the queue.
