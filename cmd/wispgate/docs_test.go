@@ -103,7 +103,7 @@ func TestDocsReadme(t *testing.T) {
 
 func TestDocsStory(t *testing.T) {
 	t.Parallel()
-	newWorld(t).mustTell(pageBlocks(t, "tower", "docs/first-steps.md", "docs/api.md", "docs/money.md", "docs/webhooks.md", "docs/operating.md"))
+	newWorld(t).mustTell(pageBlocks(t, "tower", "docs/first-steps.md", "docs/api.md", "docs/offline.md", "docs/money.md", "docs/webhooks.md", "docs/operating.md"))
 }
 
 // TestDocsCanFail proves that the other tests notice: a command that fails, an output that differs, a comment that is misplaced.
