@@ -201,7 +201,7 @@ func (l *local) send(ctx context.Context, method, path string, body io.Reader, b
 
 // backup begins to receive a payload.
 func (l *local) backup(ctx context.Context, public []byte) (s backupStream, done func(), err error) {
-	resp, err := l.do(ctx, http.MethodPost, "/backup", backupRequest{For: public})
+	resp, err := l.do(ctx, http.MethodPost, "/backup", backupRequest{For: public}) //nolint:bodyclose // done closes it
 	if err != nil {
 		return s, nil, err
 	}

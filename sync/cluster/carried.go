@@ -177,7 +177,7 @@ func (f *feeder) state(ctx context.Context) (installed bool, err error) {
 		return false, err
 	}
 	req := &raft.InstallSnapshotRequest{
-		RPCHeader: f.header(), SnapshotVersion: raft.SnapshotVersionMax, Term: f.part.Term, Leader: f.header().Addr,
+		RPCHeader: f.header(), SnapshotVersion: raft.SnapshotVersionMax, Term: f.part.Term,
 		LastLogIndex: f.part.Prev, LastLogTerm: f.part.PrevTerm, Size: f.part.State.Size,
 		Configuration: f.part.State.Configuration, ConfigurationIndex: f.part.State.ConfigurationIndex,
 	}
@@ -244,7 +244,7 @@ func (f *feeder) next() (*raft.Log, error) {
 
 // append has raft take entries. An answer without success means that the entry before them is not the one here.
 func (f *feeder) append(ctx context.Context, req *raft.AppendEntriesRequest) error {
-	req.RPCHeader, req.Term, req.Leader = f.header(), f.part.Term, f.header().Addr
+	req.RPCHeader, req.Term = f.header(), f.part.Term
 	answer, err := f.ask(ctx, req, nil, feedWithin)
 	if err != nil {
 		return err

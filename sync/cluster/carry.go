@@ -191,8 +191,8 @@ func (n *Node) positions() (map[string]Position, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read carried positions: %w", err)
 	}
-	if err := json.Unmarshal(raw, &all); err != nil {
-		return map[string]Position{}, nil // it can be had again, from a bundle
+	if json.Unmarshal(raw, &all) != nil {
+		all = map[string]Position{} // it can be had again, from a bundle
 	}
 	return all, nil
 }

@@ -257,7 +257,7 @@ func TestALogThatDoesNotFitIsRefused(t *testing.T) {
 	short := bytes.Clone(good.entries[0])[:20]
 	odd := bytes.Clone(good.entries[0])
 	odd[16] = 99 // of no type
-	conf := appendLog(nil, &raft.Log{Index: good.part.Prev + 1, Term: good.part.Term, Type: raft.LogConfiguration, Data: []byte("no configuration")})
+	conf := encodeLog(&raft.Log{Index: good.part.Prev + 1, Term: good.part.Term, Type: raft.LogConfiguration, Data: []byte("no configuration")})
 	edit := func(change func(*stick)) stick {
 		s := good
 		change(&s)
@@ -383,8 +383,8 @@ func TestABundleIsSignedByAMember(t *testing.T) {
 }
 
 func FuzzCarriedEntry(f *testing.F) {
-	f.Add(appendLog(nil, &raft.Log{Index: 8, Term: 2, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(1, 0)}))
-	f.Add(appendLog(nil, &raft.Log{Index: 8, Term: 2, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}})}))
+	f.Add(encodeLog(&raft.Log{Index: 8, Term: 2, Type: raft.LogCommand, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(1, 0)}))
+	f.Add(encodeLog(&raft.Log{Index: 8, Term: 2, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "a", Address: "a"}}})}))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		c, err := LogPart{Leader: "n1", Term: 3, Prev: 7, PrevTerm: 2, Commit: 8}.Carried()
 		if err != nil {
@@ -394,7 +394,7 @@ func FuzzCarriedEntry(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(appendLog(nil, l), raw) {
+		if !bytes.Equal(encodeLog(l), raw) {
 			t.Errorf("%x reads as %+v", raw, l)
 		}
 	})

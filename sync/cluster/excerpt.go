@@ -176,7 +176,7 @@ func (x *Excerpt) Each(ctx context.Context, visit func(entry []byte) error) erro
 		} else if err != nil {
 			return fmt.Errorf("read raft log: %w", err)
 		}
-		if err := visit(appendLog(nil, &l)); err != nil {
+		if err := visit(encodeLog(&l)); err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
@@ -189,7 +189,8 @@ func (x *Excerpt) Each(ctx context.Context, visit func(entry []byte) error) erro
 // logHead is what stands before an entry's data: index, term, type, when it was appended, and the length of the extensions that come last.
 const logHead = 8 + 8 + 1 + 8 + 4
 
-func appendLog(b []byte, l *raft.Log) []byte {
+func encodeLog(l *raft.Log) []byte {
+	b := make([]byte, 0, logHead+len(l.Data)+len(l.Extensions))
 	b = binary.BigEndian.AppendUint64(b, l.Index)
 	b = binary.BigEndian.AppendUint64(b, l.Term)
 	b = append(b, byte(l.Type))
