@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"wispgate/edge"
@@ -34,6 +35,8 @@ type Member struct {
 
 	cluster *Cluster
 	leads   bool
+	rising  atomic.Bool
+	risen   atomic.Bool
 
 	mu      sync.Mutex
 	linked  bool
@@ -176,8 +179,17 @@ func (m *Member) Propose(_ context.Context, data []byte) error {
 	return err
 }
 
-// IsLeader implements the log.
-func (m *Member) IsLeader() bool { return m.leads && m.Contact() }
+// IsLeader implements the log. A member that rises finds out a moment after the others have.
+func (m *Member) IsLeader() bool {
+	if m.rising.CompareAndSwap(true, false) {
+		m.risen.Store(true)
+		return false
+	}
+	return (m.leads || m.risen.Load()) && m.Contact()
+}
+
+// Rise makes the node lead between its look whether it does and what it does then.
+func (m *Member) Rise() { m.rising.Store(true) }
 
 // Contact implements the log.
 func (m *Member) Contact() bool {
@@ -189,6 +201,9 @@ func (m *Member) Contact() bool {
 // Forward implements the log.
 func (m *Member) Forward(ctx context.Context, request []byte) ([]byte, error) {
 	leader := m.cluster.Leader()
+	if m.risen.Load() {
+		leader = m // it has come to lead since it looked
+	}
 	if !m.Contact() || !leader.Contact() {
 		return nil, edge.ErrQuorumLost.Error(edge.Unavailable)
 	}

@@ -243,7 +243,9 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 func (x *Exec) admit(ctx context.Context, w *waiter) {
 	once, err := x.prepare(w.intent, false)
 	if err == nil {
-		w.once = once
+		x.mu.Lock()
+		w.once, w.ready = once, true
+		x.mu.Unlock()
 		err = x.send(ctx, w)
 	}
 	if err != nil {
@@ -251,12 +253,19 @@ func (x *Exec) admit(ctx context.Context, w *waiter) {
 	}
 }
 
+// enqueue puts an intent into the queue of rounds, once.
 func (x *Exec) enqueue(w *waiter) error {
 	if x.log == nil {
 		return edge.ErrStarting.Error(edge.Unavailable)
 	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if w.queued {
+		return nil
+	}
 	select {
 	case x.queue <- w:
+		w.queued = true
 		return nil
 	default:
 		e := edge.ErrStarting.Error(edge.Unavailable)

@@ -71,6 +71,9 @@ func (x *Exec) send(ctx context.Context, w *waiter) error {
 				x.finish(w, reply, nil)
 				return nil
 			}
+			if x.evaluating(w) {
+				return nil // by this node itself, which came to lead meanwhile
+			}
 			if !undecided(err) {
 				return err
 			}
@@ -199,11 +202,14 @@ func (x *Exec) serveIntents(ctx context.Context, intents []*Intent) []outcome {
 	waiters, joins, outs := make([]*waiter, len(intents)), make([]bool, len(intents)), make([]outcome, len(intents))
 	for i, in := range intents {
 		w, joined, err := x.join(in)
-		if err == nil && !joined {
-			err = x.enqueue(w)
-			if err != nil {
+		switch {
+		case err != nil:
+		case !joined:
+			if err = x.enqueue(w); err != nil {
 				x.finish(w, edge.Reply{}, err)
 			}
+		case x.own(w):
+			err = x.enqueue(w)
 		}
 		if err != nil {
 			outs[i].Error = x.shown(in, err)
@@ -224,6 +230,20 @@ func (x *Exec) serveIntents(ctx context.Context, intents []*Intent) []outcome {
 		outs[i].Reply = &reply
 	}
 	return outs
+}
+
+// evaluating reports that the intent is in the queue of rounds here.
+func (x *Exec) evaluating(w *waiter) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return w.queued
+}
+
+// own reports that a waiter is this node's own and prepared: the node came to lead while it was forwarding, and asks itself.
+func (x *Exec) own(w *waiter) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return w.ready
 }
 
 func (x *Exec) shown(in *Intent, err error) *edge.Error {

@@ -146,6 +146,9 @@ func (x *Exec) digest(op, tenant string, input any) ([]byte, error) {
 type waiter struct {
 	intent  *Intent
 	offline bool // it may wait in the queue of a cut-off node
+	ready   bool // its intent is prepared; guarded by Exec.mu
+	queued  bool // it is in the queue of rounds, or was; guarded by Exec.mu
+	ended   bool // it was answered; guarded by Exec.mu
 	once    []map[string]string
 	reply   edge.Reply
 	err     error
@@ -177,12 +180,15 @@ func (x *Exec) offline(in *Intent) bool {
 
 // finish answers everybody who waits for the intent.
 func (x *Exec) finish(w *waiter, reply edge.Reply, err error) {
-	w.reply, w.err = reply, err
 	x.mu.Lock()
+	defer x.mu.Unlock()
+	if w.ended { // a node that came to lead while it forwarded has answered itself
+		return
+	}
+	w.ended, w.reply, w.err = true, reply, err
 	if x.inflight[w.intent.scoped()] == w {
 		delete(x.inflight, w.intent.scoped())
 	}
-	x.mu.Unlock()
 	close(w.done)
 }
 

@@ -218,3 +218,14 @@ func TestARefusedPendingWriteIsAConflict(t *testing.T) {
 	c.Agree()
 	edgetest.NoDrift(t, leader.Harness)
 }
+
+// A node that is made leader between its look whether it leads and its call of the leader asks itself. It must not wait for its own answer.
+func TestANodeThatComesToLeadWhileItForwardsAnswersItself(t *testing.T) {
+	t.Parallel()
+	_, _, tower := pair(t, func(c *exec.Config) { c.Patience = 20 * time.Second })
+	tower.Rise()
+	_, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{}, makeBox.Name, json.RawMessage(`{"label":"a","secret":"s"}`))
+	if err != nil || r.State != "committed" || r.Once[0]["revealed"] != "only now" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
