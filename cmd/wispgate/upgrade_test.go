@@ -89,15 +89,16 @@ func agree(t *testing.T, members ...*towerNode) {
 	t.Helper()
 	eventually(t, 60*time.Second, "all nodes have the same state", func() (bool, string) {
 		first, version := members[0].checksum()
-		state := fmt.Sprint(version)
+		var state strings.Builder
+		state.WriteString(fmt.Sprint(version))
 		for _, m := range members[1:] {
 			sum, v := m.checksum()
-			state += fmt.Sprint(" ", v)
+			state.WriteString(fmt.Sprint(" ", v))
 			if sum != first || v != version {
-				return false, state
+				return false, state.String()
 			}
 		}
-		return true, state
+		return true, state.String()
 	})
 }
 
