@@ -97,14 +97,15 @@ func TestTheLogIsCarriedToAReplica(t *testing.T) {
 	for i := range 150 { // more than one request of raft's
 		f.put(fmt.Sprint("w", i+1), "k", fmt.Sprint(i))
 	}
+	want := lead.machine.Version()
 	s, err := f.excerpt("tower", nil) // from where the leader last saw it
 	check(t, err)
 	if s.part.State != nil || len(s.entries) < 150 {
 		t.Fatalf("got %+v with %d entries", s.part, len(s.entries))
 	}
 	got, err := s.take(tower)
-	if err != nil || got.Version != lead.machine.Version() || got.Was >= got.Version {
-		t.Fatalf("got %+v, %v, want version %d", got, err, lead.machine.Version())
+	if err != nil || got.Version < want || got.Was >= want {
+		t.Fatalf("got %+v, %v, want version %d", got, err, want)
 	}
 	if v := tower.value("k"); v != "149" {
 		t.Errorf("the tower reads %q", v)
@@ -200,6 +201,7 @@ func TestAStateIsCarriedWhereTheLogIsCut(t *testing.T) {
 	check(t, run.raft.ReloadConfig(rc))
 	check(t, lead.node.Snapshot())
 	f.put("after", "k", "after the cut")
+	want := lead.machine.Version()
 	s, err := f.excerpt("tower", nil)
 	check(t, err)
 	if s.part.State == nil || int64(len(s.state)) != s.part.State.Size || len(s.entries) == 0 {
@@ -211,7 +213,7 @@ func TestAStateIsCarriedWhereTheLogIsCut(t *testing.T) {
 		t.Errorf("half a state: %v, %q", err, tower.value("k"))
 	}
 	got, err := s.take(tower)
-	if err != nil || !got.Installed || tower.value("k") != "after the cut" || tower.machine.Version() != lead.machine.Version() {
+	if err != nil || !got.Installed || tower.value("k") != "after the cut" || tower.machine.Version() < want {
 		t.Fatalf("got %+v, %v, %q", got, err, tower.value("k"))
 	}
 	if again, err := s.take(tower); err != nil || again.Installed || again.Was != again.Version {

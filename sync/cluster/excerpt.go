@@ -133,8 +133,11 @@ func (n *Node) lastOf(run *running, node string) (uint64, error) {
 // withState puts the state, as it is now, before the entries.
 func (x *Excerpt) withState() error {
 	list, err := x.run.snaps.List()
-	if err != nil || len(list) == 0 {
-		return fmt.Errorf("%w: %w", ErrCarryOvertook.Error(edge.Unavailable), err)
+	switch {
+	case err != nil:
+		return err
+	case len(list) == 0: // cut just now, and its name is not written yet
+		return ErrCarryOvertook.Error(edge.Unavailable)
 	}
 	meta, state, err := x.run.snaps.Open(list[0].ID)
 	if err != nil {
