@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -288,4 +289,39 @@ func FuzzRead(f *testing.F) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestALongFileTakesLittleMemory: a hundred thousand writes pass through a board with 64 MB.
+func TestALongFileTakesLittleMemory(t *testing.T) {
+	const n = 100_000
+	pr, pw := io.Pipe()
+	go func() {
+		w, err := NewWriter(pw, sample, fileKey, manifest{n})
+		record := bytes.Repeat([]byte("write "), 70)
+		for i := 0; i < n && err == nil; i++ {
+			err = w.Record(record)
+		}
+		if err == nil {
+			err = w.Close(signed(signer))
+		}
+		pw.CloseWithError(err)
+	}()
+	held := func() uint64 {
+		var mem runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&mem)
+		return mem.HeapAlloc
+	}
+	before, most, records := held(), uint64(0), 0
+	r, err := NewReader(pr, opened)
+	must(t, err)
+	must(t, r.Verify(judged(signer), func([]byte, bool) error {
+		if records++; records%20_000 == 0 {
+			most = max(most, held())
+		}
+		return nil
+	}))
+	if records != n || most > before+4<<20 {
+		t.Errorf("%d records, and %d KB more in memory", records, (most-before)>>10)
+	}
 }

@@ -56,7 +56,7 @@ func rebaseOf(b *testing.B, n int) {
 }
 
 // BenchmarkCarry exports what waits at a tower that is cut off and hands it over at another member. It reports how long each takes for one
-// write, in microseconds, the octets of one on the stick, and how far the heap grew while they were read off it.
+// write, in microseconds, and the octets of one on the stick.
 func BenchmarkCarry(b *testing.B) {
 	for _, n := range []int{1_000, 10_000, 100_000} {
 		b.Run(fmt.Sprint(n, "-pending"), func(b *testing.B) {
@@ -109,29 +109,17 @@ func carryOf(b *testing.B, n int) {
 		b.Fatal(err)
 	}
 	in := bufio.NewScanner(stick)
-	heap := func() float64 {
-		var mem runtime.MemStats
-		runtime.GC()
-		runtime.ReadMemStats(&mem)
-		return float64(mem.HeapAlloc) / (1 << 20)
-	}
-	before, most := heap(), 0.0
 	began = time.Now()
 	got, err := leader.TakeOver(b.Context(), q, func() ([]byte, error) {
 		if !in.Scan() {
 			return nil, errors.Join(in.Err(), io.EOF)
 		}
 		return in.Bytes(), nil
-	}, func(done int) {
-		if done%12_800 == 0 {
-			most = max(most, heap()-before)
-		}
-	})
+	}, func(int) {})
 	if err != nil || got.New != n {
 		b.Fatal(got, err)
 	}
 	b.ReportMetric(each(began), "µs/taken-over")
-	b.ReportMetric(most, "MB-heap")
 	tower.HealAndDrain()
 	c.Agree()
 }
