@@ -3,7 +3,12 @@ package cluster
 import (
 	"context"
 	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
 	"testing"
+	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/store"
@@ -50,4 +55,64 @@ func TestALoneNodeAnswersItself(t *testing.T) {
 	if _, err := w.node.Forward(t.Context(), nil); !errors.Is(err, ErrQuorumLost) {
 		t.Errorf("got %v after the end, want quorum_lost", err)
 	}
+}
+
+// TestAPlaceIsFreeOnceTheAnswerIsThere fills every place, answers one, and asks again before the server's write has returned.
+func TestAPlaceIsFreeOnceTheAnswerIsThere(t *testing.T) {
+	here, there := net.Pipe()
+	n := &Node{conf: Config{Now: time.Now}, log: slog.New(slog.DiscardHandler), handlers: map[string]Handler{}}
+	asked, answer := make(chan struct{}, 2*maxInFlight), make(chan struct{})
+	n.Handle("hold", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+		asked <- struct{}{}
+		select {
+		case <-answer:
+		case <-ctx.Done():
+		}
+		return nil, nil
+	})
+	held := &heldConn{Conn: there, wrote: make(chan struct{}), release: make(chan struct{})}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		n.serveConn(t.Context(), held, "n2", false)
+	}()
+	out := &frames{conn: here, now: time.Now}
+	wait := func(what string, ch <-chan struct{}) {
+		t.Helper()
+		select {
+		case <-ch:
+		case <-within(t, 10*time.Second).Done():
+			t.Fatal("not in time: " + what)
+		}
+	}
+	hold := request{method: "hold", wait: time.Minute}.encode()
+	for id := range maxInFlight {
+		check(t, out.write(frame{kind: kindRequest, id: uint64(id), payload: hold}))
+		wait("a request is taken", asked)
+	}
+	go func() { _, _ = io.Copy(io.Discard, here) }()
+	answer <- struct{}{}
+	wait("the answer is written", held.wrote)
+	check(t, out.write(frame{kind: kindRequest, id: maxInFlight, payload: hold}))
+	wait("a request in the place that is free again is taken", asked)
+	close(held.release)
+	close(answer)
+	_ = here.Close()
+	<-served
+}
+
+// heldConn delivers its first write and returns from it when it is released.
+type heldConn struct {
+	net.Conn
+	once           sync.Once
+	wrote, release chan struct{}
+}
+
+func (c *heldConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.once.Do(func() {
+		close(c.wrote)
+		<-c.release
+	})
+	return n, err
 }

@@ -30,6 +30,7 @@ type flock struct {
 	conf     func(*Config)
 	patience time.Duration             // of until; 0: 30 s
 	options  func(*bird) store.Options // of the store; nil: none
+	tcp      bool                      // over loopback instead of wires
 }
 
 // bird is one node of it.
@@ -86,9 +87,19 @@ func (f *flock) bird(name string) *bird {
 	b := f.birds[name]
 	if b == nil {
 		b = &bird{f: f, name: name, dir: filepath.Join(f.dir, name), advert: name + ":7846"}
+		if f.tcp {
+			b.advert = loopback(f.t)
+		}
 		f.birds[name] = b
 	}
 	return b
+}
+
+func (f *flock) network(name string) Network {
+	if f.tcp {
+		return tcp{}
+	}
+	return f.wires.as(name)
 }
 
 func (b *bird) logDir() string  { return filepath.Join(b.dir, "log") }
@@ -112,7 +123,7 @@ func check(t testing.TB, err error) {
 func (b *bird) config() Config {
 	c := Config{
 		Dir: b.logDir(), NodeID: b.name, ClusterID: "c1", Site: "site-" + b.name, Version: "test", Now: b.f.clock,
-		Listen: b.advert, Advertise: b.advert, Network: b.f.wires.as(b.name), Vault: b.vault, Incarnation: "i1",
+		Listen: b.advert, Advertise: b.advert, Network: b.f.network(b.name), Vault: b.vault, Incarnation: "i1",
 		Timeouts: Timeouts{Heartbeat: 20 * time.Millisecond}, Peers: quick,
 		Pace: Pace{Poll: 50 * time.Millisecond, Stable: 300 * time.Millisecond, Lost: 2 * time.Second},
 	}
@@ -226,7 +237,7 @@ func (b *bird) join(token string) (Welcome, error) {
 	b.openVault()
 	return Joiner{
 		Token: token, Node: b.name, Site: "site-" + b.name, Advertise: b.advert, Version: "test", Dir: b.logDir(), CredentialsDir: b.keysDir(),
-		Vault: b.vault, Network: b.f.wires.as(b.name), Now: b.f.clock,
+		Vault: b.vault, Network: b.f.network(b.name), Now: b.f.clock,
 	}.Join(within(b.f.t, 40*time.Second), func(Welcome) error { return nil })
 }
 

@@ -189,8 +189,8 @@ func (s *server) take(ctx context.Context, f frame) error {
 	s.cancels[f.id] = cancel
 	s.mu.Unlock()
 	s.wg.Go(func() {
-		defer s.done(f.id, cancel)
 		answer, err := s.answer(ctx, r)
+		s.done(f.id, cancel) // before the other end may count the place as free
 		if err == nil && len(answer) > MaxBody {
 			err = edge.ErrTooLarge.Error(edge.Invalid)
 		}
@@ -216,6 +216,9 @@ func (s *server) answer(ctx context.Context, r request) ([]byte, error) {
 		return nil, errExpired()
 	case r.leader && !s.node.IsLeader():
 		return nil, quorumLost()
+	}
+	if r.leader {
+		defer s.node.nudge(s.from)
 	}
 	return s.node.serve(ctx, s.from, r.method, r.body)
 }

@@ -26,6 +26,7 @@ type running struct {
 	guard      *guarded       // trans, on a node with a port
 	snaps      *snapshots
 	readable   atomic.Uint64 // term of which an entry is known to be committed
+	nudges     chan string   // members to tell how far the log is committed
 	notes      sync.WaitGroup
 	quit       chan struct{}
 }
@@ -86,7 +87,7 @@ func (n *Node) start() (run *running, err error) {
 	if n.port == nil && len(servers.Servers) > 1 {
 		return nil, errPortMissing(len(servers.Servers) - 1)
 	}
-	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, quit: make(chan struct{})}
+	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, quit: make(chan struct{}), nudges: make(chan string, nudgeRoom)}
 	if run.alone {
 		run.times = n.conf.Timeouts
 	}
@@ -161,6 +162,7 @@ func (n *Node) listen(run *running, leads <-chan bool) {
 		return ok
 	})
 	run.raft.RegisterObserver(observer)
+	run.notes.Go(func() { n.nudgeLoop(run) })
 	run.notes.Go(func() {
 		defer run.raft.DeregisterObserver(observer)
 		for {
