@@ -43,7 +43,8 @@ type MachineOptions struct {
 //
 // The log is durable before an entry comes here. So the machine keeps what it applied in memory, where every read sees it, and moves it
 // to the store in one synced transaction per second or 256 KB, together with the version, the time and the log index that it stands
-// for. After any crash the store holds exactly the state of one version, and the log replays the rest.
+// for. After any crash the store holds exactly the state of one version, and the log replays the rest. Applying goes on meanwhile, until
+// a few such transactions wait.
 type Machine struct {
 	store *store.Store
 	log   *slog.Logger
@@ -56,7 +57,8 @@ type Machine struct {
 	base      *pin
 	fresh     *tree
 	at        position // of base + fresh
-	pending   load     // what the next flush will write
+	pieces    []piece  // closed, oldest first: what waits for the store, a transaction each
+	pending   load     // what was applied since the last of them
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
@@ -70,7 +72,8 @@ type Machine struct {
 
 	stopOnce sync.Once
 	stop     chan struct{}
-	dirty    chan struct{}
+	dirty    chan struct{} // something waits
+	full     chan struct{} // a piece was closed because it was full
 	done     chan struct{}
 }
 
@@ -83,11 +86,17 @@ type position struct {
 
 type load struct{ ops, octets int }
 
+// piece is a point in the history up to which one transaction takes the store.
+type piece struct {
+	root *tree
+	at   position
+}
+
 // NewMachine opens the machine at the state that s holds.
 func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
 	m := &Machine{
 		store: s, log: opts.Logger, every: opts.FlushEvery,
-		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), done: make(chan struct{}),
+		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -158,7 +167,7 @@ func (m *Machine) ApplyBatch(entries []LogEntry) []error {
 		answers[i] = m.apply(&entries[i])
 	}
 	if m.every < 0 && m.Fatal() == nil {
-		if err := m.flushOrWait(); err != nil {
+		if err := m.orWait(m.Flush); err != nil {
 			m.fail(err)
 			for i := range answers {
 				answers[i] = err
@@ -197,13 +206,20 @@ func (m *Machine) apply(le *LogEntry) error {
 	return nil
 }
 
-// room makes sure that what waits for the store, with ops added, is still one transaction.
+// room closes the piece that ops do not fit into any more, and waits where too many wait for the store.
 func (m *Machine) room(ops []Op) error {
-	m.mu.RLock()
+	m.mu.Lock()
 	full := m.pending.ops+len(ops) > flushOps || m.pending.octets+cost(ops) > flushOctets
-	m.mu.RUnlock()
 	if full {
-		return m.flushOrWait()
+		m.closePieceLocked()
+	}
+	wait := len(m.pieces) > mostPieces
+	m.mu.Unlock()
+	if wait {
+		return m.orWait(m.flushPiece)
+	}
+	if full {
+		signal(m.full)
 	}
 	return nil
 }
@@ -226,8 +242,12 @@ func (m *Machine) publish(at position, ops []Op) {
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
 	m.mu.Unlock()
+	signal(m.dirty)
+}
+
+func signal(ch chan struct{}) {
 	select {
-	case m.dirty <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }

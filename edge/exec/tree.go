@@ -65,12 +65,17 @@ func (o *tree) rotateLeft() *tree {
 // after returns the map with only what was written after version.
 func (o *tree) after(version uint64) *tree {
 	var kept *tree
-	for it := o.seek(""); it.node != nil; it.next() {
+	return kept.withAfter(o, version)
+}
+
+// withAfter returns the map with what was written to another after version.
+func (o *tree) withAfter(other *tree, version uint64) *tree {
+	for it := other.seek(""); it.node != nil; it.next() {
 		if n := it.node; n.version > version {
-			kept = kept.with(Op{n.key, n.val, n.delete}, n.version)
+			o = o.with(Op{n.key, n.val, n.delete}, n.version)
 		}
 	}
-	return kept
+	return o
 }
 
 // cursor walks a tree in key order. node is nil at the end.
