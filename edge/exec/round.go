@@ -14,21 +14,38 @@ import (
 // rounds is the leader's loop: it takes the intents that wait, evaluates them against one draft, proposes the effects and answers when
 // they are applied. One round is in flight; what arrives meanwhile makes the next one.
 func (x *Exec) rounds(ctx context.Context) {
-	var carried []*waiter // did not fit into the last entry
+	var last roundEnd
 	for {
-		batch, ok := x.gather(ctx, carried)
+		batch, ok := x.gather(ctx, last)
 		if !ok {
 			x.drainQueue(batch)
 			return
 		}
-		carried = x.round(ctx, batch)
+		begun := x.cfg.Now()
+		rest := x.round(ctx, batch)
+		last = roundEnd{carried: rest, answered: len(batch) - len(rest), took: x.cfg.Now().Sub(begun)}
 	}
 }
 
+// roundEnd is what one round leaves to the next.
+type roundEnd struct {
+	carried  []*waiter // did not fit into its entry
+	answered int
+	took     time.Duration
+}
+
+// lingers is the part of a round's time for which the next one waits for the callers that were just answered: callers that ask again as soon
+// as they have an answer would otherwise split into two halves, each waiting for the other's round.
+const (
+	lingers    = 8
+	lingerMost = 2 * time.Millisecond
+)
+
 // gather blocks for the first intent and takes those that wait behind it. What did not fit before goes first and in its order: sent back
 // behind newcomers, large intents of busy callers would overtake the others for ever.
-func (x *Exec) gather(ctx context.Context, carried []*waiter) (batch []*waiter, ok bool) {
-	batch = carried
+func (x *Exec) gather(ctx context.Context, last roundEnd) (batch []*waiter, ok bool) {
+	batch = last.carried
+	expect := min(last.answered+len(batch)+len(x.queue), roundBound)
 	if len(batch) == 0 {
 		select {
 		case w := <-x.queue:
@@ -37,14 +54,29 @@ func (x *Exec) gather(ctx context.Context, carried []*waiter) (batch []*waiter, 
 			return nil, false
 		}
 	}
+	var over <-chan time.Time
 	for len(batch) < roundBound {
 		select {
 		case w := <-x.queue:
 			batch = append(batch, w)
+			continue
 		case <-ctx.Done():
 			return batch, false
 		default:
+		}
+		if len(batch) >= expect {
+			break
+		}
+		if over == nil {
+			over = time.After(min(last.took/lingers, lingerMost))
+		}
+		select {
+		case w := <-x.queue:
+			batch = append(batch, w)
+		case <-over:
 			return batch, true
+		case <-ctx.Done():
+			return batch, false
 		}
 	}
 	return batch, true
