@@ -29,6 +29,7 @@ type benchNode struct {
 	binary, dir, config   string
 	auth, acct, api, base string
 	admin                 string
+	name, cluster         string // of one among others
 	cmd                   *exec.Cmd
 	ended                 chan error
 	client                *demoClient
@@ -124,6 +125,12 @@ func (n *benchNode) wait() {
 // until asks again and again until ask has no complaint.
 func (n *benchNode) until(within time.Duration, what string, ask func() error) {
 	n.b.Helper()
+	n.untilEvery(2*time.Millisecond, within, what, ask)
+}
+
+// untilEvery asks at longer intervals, where asking costs something.
+func (n *benchNode) untilEvery(pause, within time.Duration, what string, ask func() error) {
+	n.b.Helper()
 	deadline := time.Now().Add(within)
 	for {
 		err := ask()
@@ -133,7 +140,7 @@ func (n *benchNode) until(within time.Duration, what string, ask func() error) {
 		if time.Now().After(deadline) {
 			n.b.Fatalf("%s: %v", what, err)
 		}
-		time.Sleep(2 * time.Millisecond)
+		time.Sleep(pause)
 	}
 }
 
@@ -151,7 +158,7 @@ func (n *benchNode) apiReady(key string) {
 		n.b.Fatal(err)
 	}
 	if t, ok := n.client.http.Transport.(*http.Transport); ok {
-		t.MaxIdleConnsPerHost = 16
+		t.MaxIdleConnsPerHost = 128
 	}
 	n.client.key = key
 }
