@@ -35,7 +35,7 @@ func BenchmarkCluster(b *testing.B) {
 	if binary == "" {
 		b.Skip("WISPGATE_BENCH does not name a built binary: use make bench")
 	}
-	c := &clusterBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000), most: map[string]float64{}}
+	c := &clusterBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000), most: map[string]float64{}, parts: map[string]string{}}
 	if parts := os.Getenv("WISPGATE_BENCH_PARTS"); parts != "" {
 		c.only = regexp.MustCompile(parts)
 	}
@@ -77,6 +77,7 @@ type clusterBench struct {
 	made        atomic.Int64
 	rest        map[*benchNode]time.Duration // p99 of a login at rest
 	most        map[string]float64           // resident memory by state, MB
+	parts       map[string]string            // of it
 }
 
 const benchClusterConfig = "cluster: {listen: %q, network: %s}\n"
@@ -343,14 +344,15 @@ func (c *clusterBench) rebase(count int, target float64) {
 func (c *clusterBench) look(state string) {
 	for _, n := range c.nodes {
 		if n.cmd != nil {
-			mb, _ := n.rss()
-			c.most[state] = max(c.most[state], mb)
+			if mb, parts := n.rss(); mb > c.most[state] {
+				c.most[state], c.parts[state] = mb, parts
+			}
 		}
 	}
 }
 
 func (c *clusterBench) memory(state string) {
-	c.table.row("most memory of a node, "+state, "", "", c.most[state], atMost(64, " MB"))
+	c.table.row("most memory of a node, "+state, c.parts[state], "", c.most[state], atMost(64, " MB"))
 }
 
 // beside sends each node 200 logins a second while work runs, and returns their p99, a lost one as the time it was waited for.

@@ -123,6 +123,28 @@ func (m *Machine) Snapshot() *State {
 	return &State{base: m.base, fresh: m.fresh, at: m.at}
 }
 
+// after is the state as it will be when an entry evaluated on this one is applied next.
+func (s *State) after(e Entry) *State {
+	next := s.share()
+	if len(e.Ops) == 0 {
+		return next
+	}
+	next.at.version++
+	next.at.time = max(next.at.time, e.Time)
+	for i := range e.Ops {
+		next.fresh = next.fresh.with(e.Ops[i], next.at.version)
+	}
+	return next
+}
+
+// share is the same state for another holder.
+func (s *State) share() *State {
+	if s.base != nil {
+		s.base.refs.Add(1)
+	}
+	return &State{base: s.base, fresh: s.fresh, pending: s.pending, at: s.at}
+}
+
 // Version is the version that is read.
 func (s *State) Version() uint64 { return s.at.version }
 
