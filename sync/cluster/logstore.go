@@ -50,7 +50,29 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		l.octets.Add(int64(len(log.Data)))
 	}
 	l.entries.Add(int64(len(logs)))
-	return l.watched(func() error { return l.walStore.StoreLogs(logs) })
+	for len(logs) > 0 {
+		n := appendable(logs)
+		if err := l.watched(func() error { return l.walStore.StoreLogs(logs[:n]) }); err != nil {
+			return err
+		}
+		logs = logs[n:]
+	}
+	return nil
+}
+
+// appendMost is how many octets go to the log at once. raft-wal keeps, with every segment that was written since the start, a buffer of
+// the largest append to it: a node that caught up by pieces of 8 MB held half a gigabyte of them.
+const appendMost = 224 << 10
+
+// appendable is how many entries go to the log at once, one at least.
+func appendable(logs []*raft.Log) int {
+	size := 0
+	for i, log := range logs {
+		if size += len(log.Data) + len(log.Extensions) + 64; size > appendMost && i > 0 {
+			return i
+		}
+	}
+	return len(logs)
 }
 
 func (l *logStore) Set(key, val []byte) error {
