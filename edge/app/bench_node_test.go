@@ -38,7 +38,7 @@ type benchNode struct {
 
 const benchConfig = `node: {id: bench, data_dir: %q, log_level: warn, log_format: text}
 radius: {auth_listen: [%q], acct_listen: [%q]}
-api: {listen: %q, admin_listen: %q}
+api: {listen: %q, admin_listen: %q, max_conns_per_ip: 1024}
 limits: {client_per_minute: 10000000, tenant_per_minute: 10000000, unauthenticated_per_minute: 1000000}
 `
 
