@@ -38,6 +38,17 @@ func (w Watermark) String() string {
 // MarshalText makes the watermark its word in JSON and logs.
 func (w Watermark) MarshalText() ([]byte, error) { return []byte(w.String()), nil }
 
+// UnmarshalText reads the word, for whoever reads a status.
+func (w *Watermark) UnmarshalText(text []byte) error {
+	for _, level := range []Watermark{DiskOK, DiskWarn, DiskLow, DiskCritical} {
+		if level.String() == string(text) {
+			*w = level
+			return nil
+		}
+	}
+	return fmt.Errorf("store: %q is no watermark", text)
+}
+
 // Mark is one threshold of free space: a share of the file system, but never more than AtMost octets (0: no bound), so that a large
 // disk is not called full with many GB free.
 type Mark struct {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -220,7 +221,8 @@ func (s *Store) openHandle(state string, readOnly bool) (*handle, error) {
 	if h, err = s.openOnce(state, readOnly); err == nil {
 		return h, nil
 	}
-	if readOnly && errors.Is(err, badger.ErrTruncateNeeded) {
+	// By its text: Badger wraps the error of a memtable's log without keeping it.
+	if readOnly && strings.Contains(err.Error(), badger.ErrTruncateNeeded.Error()) {
 		return nil, errForeign(s.opts.Dir, "it was not closed cleanly, so it has to be opened for writing once")
 	}
 	return nil, errCorrupt(s.opts.Dir, err)

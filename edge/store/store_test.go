@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -403,5 +404,34 @@ func TestSizesAreReadable(t *testing.T) {
 		if got := humanBytes(n); got != want {
 			t.Errorf("%d: got %s, want %s", n, got, want)
 		}
+	}
+}
+
+// A folder copied from under a store that is open looks as after a power cut. Whoever only looks is told to open it for writing, not that
+// it is corrupt: nothing of it is lost.
+func TestAStoreThatWasNotClosedIsNotCalledCorruptByWhoLooks(t *testing.T) {
+	t.Parallel()
+	dir, copied := t.TempDir(), t.TempDir()
+	s := open(t, Options{Dir: dir})
+	put(t, s, "r/a", "1")
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		at := filepath.Join(copied, strings.TrimPrefix(path, dir))
+		if err != nil || d.IsDir() {
+			return errors.Join(err, os.MkdirAll(at, 0o700))
+		}
+		raw, err := os.ReadFile(path)
+		return errors.Join(err, os.WriteFile(at, raw, 0o600))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Options{Dir: copied, ReadOnly: true}); code(err) != "data_unreadable" || !strings.Contains(err.Error(), "closed cleanly") {
+		t.Errorf("got %v, want data_unreadable", err)
+	}
+	mended := open(t, Options{Dir: copied})
+	sn := mended.Snapshot()
+	defer sn.Close()
+	if v, err := sn.Get([]byte("r/a")); err != nil || string(v) != "1" {
+		t.Errorf("got %q %v", v, err)
 	}
 }
