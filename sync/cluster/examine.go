@@ -1,0 +1,33 @@
+package cluster
+
+import (
+	"errors"
+	"path/filepath"
+
+	"wispgate/edge/exec"
+)
+
+// Examine says what would keep the node of a folder from opening its log: another identity, a log that does not open, or one that does not
+// belong to the state. The node must not run.
+func Examine(conf Config, machine *exec.Machine) (err error) {
+	if conf, err = conf.withDefaults(); err != nil {
+		return err
+	}
+	id, err := readIdentity(conf.Dir)
+	if err != nil {
+		return err
+	}
+	if err := id.check(&conf); err != nil {
+		return err
+	}
+	w, err := openWAL(&conf)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.Close()) }()
+	snaps, err := newSnapshots(filepath.Join(conf.Dir, "snapshots"), machine)
+	if err != nil {
+		return err
+	}
+	return (&Node{conf: conf, machine: machine}).belong(w, snaps)
+}
