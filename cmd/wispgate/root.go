@@ -72,7 +72,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetHelpCommandGroupID("tool")
 	root.SetCompletionCommandGroupID("tool")
 	root.AddCommand(c.serveCmd(), c.relayCmd(), c.demoCmd())
-	root.AddCommand(c.statusCmd(), c.explainCmd(), c.radiusCmd(), c.keyCmd(), c.clusterCmd(), c.syncCmd(), c.webhookCmd(), c.auditCmd(), c.backupCmd(), c.restoreCmd(), c.profileCmd())
+	root.AddCommand(c.statusCmd(), c.explainCmd(), c.radiusCmd(), c.keyCmd(), c.clusterCmd(), c.syncCmd(), c.webhookCmd(), c.auditCmd(), c.backupCmd(), c.restoreCmd(), c.doctorCmd(), c.profileCmd())
 	for _, domain := range c.domainCmds(app.Declarations()) {
 		if own, _, err := root.Find([]string{domain.Name()}); err == nil && own != root { // such as the relay's records, under the program's own word
 			join(own, domain)

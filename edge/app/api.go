@@ -195,16 +195,20 @@ func (a *api) listenAdmin(cfg config.API, ready func() error, metrics []func(io.
 		"GET /status": statusPage(c.statusNow),
 	}
 	listen := gateway.AdminConfig{Address: cfg.AdminListen, Ready: ready, Metrics: parts, Profile: true, Logger: c.log, Extra: pages}
-	if cfg.AdminListen != "" {
-		if a.admin, err = gateway.NewAdmin(listen); err == nil {
-			err = a.admin.Start(c.ctx)
-		}
-		if err != nil {
-			return listenError("The admin listener", "api.admin_listen", err)
-		}
-		c.onStop("admin", a.admin.Shutdown)
+	if err := c.listenSocket(listen); err != nil {
+		return err
 	}
-	return c.listenSocket(listen)
+	if cfg.AdminListen == "" {
+		return nil
+	}
+	if a.admin, err = gateway.NewAdmin(listen); err == nil {
+		err = a.admin.Start(c.ctx)
+	}
+	if err != nil {
+		return listenError("The admin listener", "api.admin_listen", err)
+	}
+	c.onStop("admin", a.admin.Shutdown)
+	return nil
 }
 
 // listenSocket opens the administration's unix socket: the same pages, and what only those may ask who can read the folder anyway.
@@ -238,6 +242,7 @@ func (c *core) localPages() map[string]http.Handler {
 	}
 	pages := c.carryPages()
 	pages["POST /backup"] = c.serveBackup()
+	pages["GET /doctor"] = c.serveDoctor()
 	return pages
 }
 

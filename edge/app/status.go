@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"encoding/hex"
 	"slices"
 	"time"
@@ -169,7 +170,11 @@ func (c *core) status(program, tenant string, streams func() []uplink.StreamStat
 }
 
 func (c *core) drift() (Drift, error) {
-	rep, err := c.exec.Rebuild(c.ctx, false)
+	return driftOf(c.ctx, c.exec)
+}
+
+func driftOf(ctx context.Context, x *exec.Exec) (Drift, error) {
+	rep, err := x.Rebuild(ctx, false)
 	if err != nil {
 		return Drift{}, err
 	}

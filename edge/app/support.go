@@ -95,6 +95,9 @@ func (o SupportOptions) parts() []supportPart {
 		{"version.json", func(context.Context) ([]byte, error) { return json.MarshalIndent(o.Version, "", "  ") }},
 		{"data-dir.txt", func(context.Context) ([]byte, error) { return listFolder(o.Config.Node.DataDir) }},
 		{"machine.txt", func(context.Context) ([]byte, error) { return machineFacts() }},
+		{"doctor.json", func(ctx context.Context) ([]byte, error) {
+			return json.MarshalIndent(Doctor(ctx, DoctorOptions{Config: o.Config, Log: io.Discard}), "", "  ")
+		}},
 		{"status.json", admin("/status")},
 		{"readyz.txt", admin("/readyz?verbose=1")},
 		{"metrics.txt", admin("/metrics")},

@@ -1,0 +1,221 @@
+package app
+
+import (
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"wispgate/edge"
+	"wispgate/edge/config"
+	"wispgate/edge/exec"
+	"wispgate/edge/journal"
+	"wispgate/edge/obs"
+	"wispgate/sync/cluster"
+)
+
+// healthy is a patient of whom every check says ok.
+func healthy() *patient {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	cfg := config.Default()
+	cfg.Backup.Recipients = []string{"some key"}
+	return &patient{
+		cfg: cfg, dir: "/var/lib/wispgate", running: true, now: now, id: nodeID{Node: "a", Cluster: "north"}, mode: 0o700, writable: true,
+		free: 50 << 30, total: 100 << 30, fsName: "ext4", quality: obs.Synced, memory: 256 << 20,
+		certs:    []certificateEnd{{What: "the certificate", End: now.AddDate(1, 0, 0)}},
+		journals: map[string]journalLook{"audit": {report: journal.Report{Records: 9, Heads: 1}}, "accounting": {}},
+		backupAt: now.Add(-9 * time.Hour),
+		inside: inside{
+			High: now.Add(-time.Minute), LastTime: now.Add(-time.Second), Version: 7, ReadAhead: 16 << 10, MaxFiles: 20000, Checksum: "0123456789abcdef0123",
+			Drift: &Drift{Keys: 5},
+			Status: &Status{
+				Node: "a", Journals: map[string]JournalStatus{"audit": {MaxBytes: 100, Unconsumed: 10}},
+				Cluster: cluster.Status{State: "leader", Leader: "a", Members: []cluster.View{{Node: "a"}, {Node: "b", Seen: now, Lag: 3}}},
+				Uplink:  UplinkStatus{Enabled: true, Streams: []StreamStatus{{Source: "north.cluster", Connected: true}}},
+			},
+		},
+	}
+}
+
+func lookFor(t *testing.T, name string) func(p *patient) (Finding, bool) {
+	t.Helper()
+	for _, c := range checks {
+		if c.name == name {
+			return c.look
+		}
+	}
+	t.Fatalf("there is no check %s", name)
+	return nil
+}
+
+func TestEveryCheckIsContentWithAHealthyNode(t *testing.T) {
+	t.Parallel()
+	for _, c := range checks {
+		f, ok := c.look(healthy())
+		if !ok || f.Verdict != Fine || f.Says == "" || f.Fix != "" {
+			t.Errorf("%s: got %v %+v", c.name, ok, f)
+		}
+	}
+}
+
+func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
+	t.Parallel()
+	boom := errors.New("boom")
+	known := &edge.Error{Kind: edge.Unavailable, Code: "some_code", Message: "Something is wrong", Fix: "Mend it"}
+	asked := map[string]bool{}
+	for _, tc := range []struct {
+		check string
+		what  string
+		make  func(p *patient)
+		want  Verdict
+	}{
+		{"configuration", "cannot be read", func(p *patient) { p.cfgErr = known }, Fail},
+		{"configuration", "one key is wrong", func(p *patient) {
+			p.cfgErr = &edge.Error{Code: "config_invalid", Fields: []edge.FieldError{edge.Field("node.id", "is odd", "")}}
+		}, Fail},
+		{"node", "no node", func(p *patient) { p.idErr = errNoNode("x") }, Fail},
+		{"node", "half a restore", func(p *patient) { p.idErr = errRestoreCut("x") }, Fail},
+		{"node", "hangs", func(p *patient) { p.running, p.insideErr = false, &edge.Error{Code: "data_in_use"} }, Fail},
+		{"folder", "others read it", func(p *patient) { p.mode = 0o755 }, Warn},
+		{"folder", "not ours", func(p *patient) { p.writable = false }, Fail},
+		{"file system", "memory", func(p *patient) { p.fsName = "tmpfs" }, Fail},
+		{"file system", "network", func(p *patient) { p.fsName = "nfs" }, Fail},
+		{"file system", "btrfs", func(p *patient) { p.fsName = "btrfs" }, Warn},
+		{"file system", "container", func(p *patient) { p.fsName = "overlay" }, Warn},
+		{"disk", "warn", func(p *patient) { p.free, p.total = 3<<30, 20<<30 }, Warn},
+		{"disk", "low", func(p *patient) { p.free, p.total = 500<<20, 20<<30 }, Fail},
+		{"disk", "large with gigabytes", func(p *patient) { p.free, p.total = 40<<30, 1000<<30 }, Fine},
+		{"read-ahead", "large", func(p *patient) { p.inside.ReadAhead = 2560 << 10 }, Warn},
+		{"memory", "little", func(p *patient) { p.memory = 32 << 20 }, Warn},
+		{"open files", "few", func(p *patient) { p.inside.MaxFiles = 1024 }, Warn},
+		{"ports", "held", func(p *patient) {
+			p.running, p.ports = false, map[string]error{"api.listen :8443": &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EADDRINUSE)}}
+		}, Fail},
+		{"ports", "not allowed", func(p *patient) {
+			p.running, p.ports = false, map[string]error{"api.listen :443": &net.OpError{Op: "listen", Err: os.NewSyscallError("bind", syscall.EACCES)}}
+		}, Warn},
+		{"ports", "no such address", func(p *patient) { p.running, p.ports = false, map[string]error{"api.listen 9.9.9.9:1": boom} }, Fail},
+		{"ports", "free", func(p *patient) { p.running, p.ports = false, map[string]error{"api.listen :8443": nil} }, Fine},
+		{"store", "does not open", func(p *patient) { p.insideErr = known }, Fail},
+		{"store", "unclean", func(p *patient) {
+			p.insideErr = &edge.Error{Code: "data_unreadable", Message: "it was not closed cleanly"}
+		}, Warn},
+		{"log", "not its own", func(p *patient) { p.inside.LogErr, p.inside.LogFix = "The log is behind", "Restore" }, Fail},
+		{"clock", "behind the mark", func(p *patient) { p.inside.High = p.now.Add(time.Hour) }, Fail},
+		{"clock", "behind a commit", func(p *patient) { p.inside.LastTime = p.now.Add(time.Hour) }, Fail},
+		{"clock", "1970", func(p *patient) {
+			p.now = time.Unix(9, 0)
+			p.inside.High, p.inside.LastTime = time.Time{}, time.Time{}
+		}, Fail},
+		{"clock", "free running", func(p *patient) { p.quality = obs.Unsynced }, Warn},
+		{"cluster", "parked", func(p *patient) {
+			p.inside.Status.Cluster.State, p.inside.Status.Cluster.Parked = "parked", "disk full"
+		}, Fail},
+		{"cluster", "no leader", func(p *patient) { p.inside.Status.Cluster.Leader = "" }, Fail},
+		{"cluster", "cut off", func(p *patient) { p.inside.Status.Pending.CutOff = true }, Fail},
+		{"members", "silent", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = p.now.Add(-time.Hour) }, Warn},
+		{"members", "behind", func(p *patient) { p.inside.Status.Cluster.Members[1].Lag = 5000 }, Warn},
+		{"members", "full", func(p *patient) { p.inside.Status.Cluster.Members[1].DiskLow = true }, Warn},
+		{"pending", "old", func(p *patient) {
+			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now.Add(-3 * time.Hour))}
+		}, Warn},
+		{"pending", "failing", func(p *patient) { p.inside.Status.Pending = exec.Pending{Waiting: 2, Problem: "why"} }, Fail},
+		{"pending", "on the way", func(p *patient) { p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now)} }, Fine},
+		{"conflicts", "open", func(p *patient) { p.inside.Conflicts = 3 }, Warn},
+		{"journals", "damaged", func(p *patient) {
+			p.journals["accounting"] = journalLook{report: journal.Report{Problems: []journal.Problem{{Says: "odd"}}}}
+		}, Fail},
+		{"journals", "unreadable", func(p *patient) { p.journals["facts"] = journalLook{err: boom} }, Fail},
+		{"journals", "not made yet", func(p *patient) { p.journals["facts"] = journalLook{err: fs.ErrNotExist} }, Fine},
+		{"journals", "full", func(p *patient) { p.inside.Status.Journals["facts"] = JournalStatus{Full: true} }, Fail},
+		{"journals", "filling", func(p *patient) {
+			p.inside.Status.Journals["facts"] = JournalStatus{MaxBytes: 100, Unconsumed: 80}
+		}, Warn},
+		{"audit", "damaged", func(p *patient) {
+			p.journals["audit"] = journalLook{report: journal.Report{Problems: []journal.Problem{{Says: "chain broken"}}}}
+		}, Fail},
+		{"audit", "unreadable", func(p *patient) { p.journals["audit"] = journalLook{err: known} }, Fail},
+		{"certificates", "ended", func(p *patient) { p.certs[0].End = p.now.Add(-time.Hour) }, Fail},
+		{"certificates", "soon", func(p *patient) { p.certs[0].End = p.now.Add(100 * time.Hour) }, Warn},
+		{"certificates", "unreadable", func(p *patient) { p.certs[0].Err = boom }, Fail},
+		{"uplink", "refused", func(p *patient) {
+			p.inside.Status.Uplink.Streams[0].Problem, p.inside.Status.Uplink.Streams[0].Fix = "forked", "x"
+		}, Fail},
+		{"uplink", "down", func(p *patient) { p.inside.Status.Uplink.Streams[0].Connected = false }, Warn},
+		{"backup", "off", func(p *patient) { p.cfg.Backup.Recipients = nil }, Warn},
+		{"backup", "none yet", func(p *patient) { p.backupAt = time.Time{} }, Warn},
+		{"backup", "two days old", func(p *patient) { p.backupAt = p.now.Add(-48 * time.Hour) }, Warn},
+		{"backup", "two weeks old", func(p *patient) { p.backupAt = p.now.AddDate(0, 0, -14) }, Fail},
+		{"drift", "some", func(p *patient) { p.inside.Drift.Drift = []DriftedKeys{{"stray", 2}} }, Fail},
+		{"checksum", "another has another", func(p *patient) { p.inside.Differing = 1 }, Fail},
+	} {
+		asked[tc.check] = true
+		p := healthy()
+		tc.make(p)
+		f, ok := lookFor(t, tc.check)(p)
+		if !ok || f.Verdict != tc.want || f.Says == "" || (f.Verdict != Fine) != (f.Fix != "") {
+			t.Errorf("%s, %s: got %v %+v, want %s", tc.check, tc.what, ok, f, tc.want)
+		}
+	}
+	for _, c := range checks {
+		if !asked[c.name] {
+			t.Errorf("nothing makes the check %s fail", c.name)
+		}
+	}
+}
+
+func byCheck(d Diagnosis) map[string]Finding {
+	out := map[string]Finding{}
+	for _, f := range d.Data {
+		out[f.Check] = f
+	}
+	return out
+}
+
+func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	n := startNode(t, dir, nil)
+	n.claim("acme")
+	n.call(201, "POST", "/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Ann Example"})
+	version, sum := n.checksum()
+	o := DoctorOptions{Config: testConfig(dir), Deep: true, Log: io.Discard}
+	d := Doctor(t.Context(), o)
+	got := byCheck(d)
+	if !d.Running || d.Err() != nil || got["cluster"].Verdict != Fine || got["drift"].Verdict != Fine || got["ports"].Says == "" {
+		t.Errorf("running: %+v", d)
+	}
+	n.stopNode()
+	d = Doctor(t.Context(), o)
+	got = byCheck(d)
+	if d.Running || d.Err() != nil || got["log"].Verdict != Fine || got["store"].Verdict != Fine || got["drift"].Verdict != Fine || got["journals"].Verdict != Fine {
+		t.Errorf("stopped: %+v", d)
+	}
+	if _, ok := got["cluster"]; ok {
+		t.Error("a stopped node is said to have a leader")
+	}
+	p := gather(t.Context(), o)
+	if p.inside.Version < version || p.inside.Version == version && p.inside.Checksum != sum {
+		t.Errorf("stopped: version %d %s, want %d %s", p.inside.Version, p.inside.Checksum, version, sum)
+	}
+	n = startNode(t, dir, nil) // the doctor has changed nothing that keeps it from starting
+	n.stopNode()
+
+	if err := os.RemoveAll(filepath.Join(dir, "log")); err != nil {
+		t.Fatal(err)
+	}
+	if d := Doctor(t.Context(), o); byCheck(d)["log"].Verdict != Fail || d.Err() == nil {
+		t.Errorf("without its log: %+v", d)
+	}
+	if d := Doctor(t.Context(), DoctorOptions{Config: testConfig(t.TempDir()), Log: io.Discard}); byCheck(d)["node"].Verdict != Fail {
+		t.Errorf("of an empty folder: %+v", d)
+	}
+}
