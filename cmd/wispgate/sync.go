@@ -25,7 +25,7 @@ import (
 const syncLong = `See what waits for the cluster, decide what it did not allow, and carry both ways on a stick or a phone where no link does.
 
 A node that has lost its cluster accepts what may wait and keeps it until the link is back; then it hands everything over by itself. Only
-where the link stays away for long is there something to carry:
+where the link stays away for long is there something to carry, in four steps.
 
   1. at the tower     wispgate sync export --out /media/stick/tower7.wgb
   2. at any member    wispgate sync import /media/stick/tower7.wgb
