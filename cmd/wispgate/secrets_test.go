@@ -26,8 +26,12 @@ func TestNoSecretLiesOnTheDisk(t *testing.T) {
 	dir, port := t.TempDir(), freePort(t)
 	w := newTower(t, dir, `, username: tower, password: uplink-word-Qm55`, fmt.Sprintf(`mqtt_listen: "", mqtt_plain_listen: "127.0.0.1:%d"`, port), fmt.Sprintf("mqtt://127.0.0.1:%d", port))
 	w.relay.start()
-	code, err := os.ReadFile(filepath.Join(w.relay.data, "claim-code"))
-	must(t, err)
+	var code []byte
+	eventually(t, 10*time.Second, "the relay's claim code is there", func() (ok bool, state string) {
+		var err error
+		code, err = os.ReadFile(filepath.Join(w.relay.data, "claim-code"))
+		return err == nil, fmt.Sprint(err)
+	})
 	w.noc = w.relay.claim()
 	w.subscribe()
 	w.node.start()

@@ -23,7 +23,7 @@ func pair(t *testing.T) (f *flock, leader, other *bird) {
 }
 
 func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
-	_, leader, other := pair(t)
+	f, leader, other := pair(t)
 	denied := &edge.Error{Kind: edge.Denied, Code: "no", Message: "No", Fix: "Stop", RetryAfter: 7, Fields: []edge.FieldError{{Pointer: "/a", Reason: "r"}}}
 	leader.node.Handle("echo", func(_ context.Context, from string, body []byte) ([]byte, error) {
 		switch string(body) {
@@ -36,7 +36,11 @@ func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
 		}
 		return append([]byte(from+" "), body...), nil
 	})
-	ctx := within(t, 20*time.Second)
+	ctx := within(t, 60*time.Second)
+	f.until("the other knows the leader and reaches it", func() bool { // raft has begun anew for two, and may still elect
+		_, err := other.node.Call(ctx, "", "echo", nil)
+		return err == nil
+	})
 	for _, to := range []string{"", "n1"} {
 		if got, err := other.node.Call(ctx, to, "echo", []byte("hello")); err != nil || string(got) != "n2 hello" {
 			t.Errorf("to %q: got %q, %v", to, got, err)
