@@ -288,7 +288,7 @@ func checkConflicts(p *patient) (Finding, bool) {
 		return nothing()
 	}
 	if n := p.inside.Conflicts; n > 0 {
-		return found(Warn, "wispgate sync conflict list, then resolve each", "%d writes of a cut-off node wait for somebody's decision", n)
+		return found(Warn, "wispgate sync conflicts shows them, wispgate sync resolve decides one", "%d writes of a cut-off node wait for somebody's decision", n)
 	}
 	return fine("No conflict waits for a decision")
 }
