@@ -90,10 +90,10 @@ func agree(t *testing.T, members ...*towerNode) {
 	eventually(t, 60*time.Second, "all nodes have the same state", func() (bool, string) {
 		first, version := members[0].checksum()
 		var state strings.Builder
-		state.WriteString(fmt.Sprint(version))
+		fmt.Fprint(&state, version)
 		for _, m := range members[1:] {
 			sum, v := m.checksum()
-			state.WriteString(fmt.Sprint(" ", v))
+			fmt.Fprint(&state, " ", v)
 			if sum != first || v != version {
 				return false, state.String()
 			}

@@ -114,7 +114,7 @@ func (c *clusterBench) prepare(binary string) {
 	}
 	first.untilEvery(askEvery, 3*time.Minute, "three voters", func() error {
 		if s, err := first.status(); err != nil || len(s.Cluster.Voters) != 3 {
-			return fmt.Errorf("%v, %v", s.Cluster, err)
+			return fmt.Errorf("%v, %s", s.Cluster, fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -303,7 +303,7 @@ func (c *clusterBench) rebase(count int, target float64) {
 	}
 	tower.untilEvery(askEvery, time.Minute, "the tower is cut off", func() error {
 		if s, err := tower.status(); err != nil || !s.Pending.CutOff {
-			return fmt.Errorf("not cut off: %v", err)
+			return fmt.Errorf("not cut off: %s", fmt.Sprint(err))
 		}
 		return nil
 	})
@@ -321,7 +321,7 @@ func (c *clusterBench) rebase(count int, target float64) {
 		tower.untilEvery(askEvery, 20*time.Minute, "the pending writes are handed over", func() error {
 			s, err := tower.status()
 			if err != nil || s.Pending.Waiting > 0 {
-				return fmt.Errorf("%d wait, %v", s.Pending.Waiting, err)
+				return fmt.Errorf("%d wait, %s", s.Pending.Waiting, fmt.Sprint(err))
 			}
 			c.look("rebasing " + strconv.Itoa(count))
 			return nil

@@ -100,6 +100,6 @@ func (g *nudger) word() (*raft.AppendEntriesRequest, bool) {
 	me := g.run.trans.EncodePeer(g.id, g.run.trans.LocalAddr())
 	return &raft.AppendEntriesRequest{
 		RPCHeader: raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(g.id), Addr: me},
-		Term:      term, Leader: me, PrevLogEntry: index, PrevLogTerm: l.Term, LeaderCommitIndex: index,
+		Term:      term, PrevLogEntry: index, PrevLogTerm: l.Term, LeaderCommitIndex: index,
 	}, true
 }

@@ -2,7 +2,6 @@
 package queuetest
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -51,7 +50,7 @@ func seqs(ds []relay.Delivery) string {
 func Conform(t *testing.T, open func(t *testing.T) Subject) {
 	t.Helper()
 	ok, bad := relay.Attempt{At: t0, Code: 200, Outcome: "delivered"}, relay.Attempt{At: t0, Code: 500, Outcome: "http_500"}
-	ctx := context.Background()
+	ctx := t.Context()
 	must := func(t *testing.T, err error) {
 		t.Helper()
 		if err != nil {
