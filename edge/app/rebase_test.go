@@ -89,6 +89,9 @@ func TestEveryCommandThatMayWaitStandsInTheRebaseTest(t *testing.T) {
 // TestWhateverATowerAcceptedStandsOnceOrIsAConflict plays random calls at a cut-off tower and at the leader, for each command that may
 // wait, and holds what must be true when the link is back.
 func TestWhateverATowerAcceptedStandsOnceOrIsAConflict(t *testing.T) {
+	if testing.Short() {
+		t.Skip("cuts a node off for each of many histories; not with -short")
+	}
 	t.Parallel()
 	r := newRegion(t)
 	accepted := map[string]int{}
