@@ -55,6 +55,6 @@ func TestAnHourOfAWANCluster(t *testing.T) {
 		f.wires.Heal()
 		f.settled()
 
-		t.Log(fmt.Sprint("octets on the wires: ", f.wires.octets))
+		t.Log(fmt.Sprint("octets on the wires: ", f.wires.octets.Load()))
 	})
 }

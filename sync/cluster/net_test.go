@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,7 +19,7 @@ type wires struct {
 	cut       map[[2]string]bool
 	pipes     map[*halfPipe]struct{}
 	dials     int
-	octets    int64
+	octets    atomic.Int64
 }
 
 func newWires() *wires {
@@ -257,7 +258,7 @@ func (c *wireConn) Write(b []byte) (int, error) {
 		case c.out.data <- d:
 			stop()
 			c.out.w.mu.Lock()
-			c.out.w.octets += int64(len(b))
+			c.out.w.octets.Add(int64(len(b)))
 			c.out.w.mu.Unlock()
 			return len(b), nil
 		case <-c.out.dead:
