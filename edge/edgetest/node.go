@@ -85,14 +85,6 @@ func Open(t testing.TB, dir string, opts ...Option) *Harness {
 	return h
 }
 
-// OpenOn is Open with another log: what wrap makes of the harness's own.
-func OpenOn(t testing.TB, wrap func(kernel.Log) kernel.Log, opts ...Option) *Harness {
-	t.Helper()
-	h := open(t, t.TempDir(), opts...)
-	h.Start(t.Context(), wrap(h))
-	return h
-}
-
 // open makes a harness without starting it.
 func open(t testing.TB, dir string, opts ...Option) *Harness {
 	t.Helper()

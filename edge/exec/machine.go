@@ -43,8 +43,7 @@ type MachineOptions struct {
 //
 // The log is durable before an entry comes here. So the machine keeps what it applied in memory, where every read sees it, and moves it
 // to the store in one synced transaction per second or 256 KB, together with the version, the time and the log index that it stands
-// for. After any crash the store holds exactly the state of one version, and the log replays the rest. Applying goes on meanwhile, until
-// a few such transactions wait.
+// for. After any crash the store holds exactly the state of one version, and the log replays the rest.
 type Machine struct {
 	store *store.Store
 	log   *slog.Logger
@@ -57,8 +56,7 @@ type Machine struct {
 	base      *pin
 	fresh     *tree
 	at        position // of base + fresh
-	pieces    []piece  // closed, oldest first: what waits for the store, a transaction each
-	pending   load     // what was applied since the last of them
+	pending   load     // what the next flush will write
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
@@ -72,8 +70,7 @@ type Machine struct {
 
 	stopOnce sync.Once
 	stop     chan struct{}
-	dirty    chan struct{} // something waits
-	full     chan struct{} // a piece was closed because it was full
+	dirty    chan struct{}
 	done     chan struct{}
 }
 
@@ -86,17 +83,11 @@ type position struct {
 
 type load struct{ ops, octets int }
 
-// piece is a point in the history up to which one transaction takes the store.
-type piece struct {
-	root *tree
-	at   position
-}
-
 // NewMachine opens the machine at the state that s holds.
 func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
 	m := &Machine{
 		store: s, log: opts.Logger, every: opts.FlushEvery,
-		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{}),
+		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -167,7 +158,7 @@ func (m *Machine) ApplyBatch(entries []LogEntry) []error {
 		answers[i] = m.apply(&entries[i])
 	}
 	if m.every < 0 && m.Fatal() == nil {
-		if err := m.orWait(m.Flush); err != nil {
+		if err := m.flushOrWait(); err != nil {
 			m.fail(err)
 			for i := range answers {
 				answers[i] = err
@@ -206,20 +197,13 @@ func (m *Machine) apply(le *LogEntry) error {
 	return nil
 }
 
-// room closes the piece that ops do not fit into any more, and waits where too many wait for the store.
+// room makes sure that what waits for the store, with ops added, is still one transaction.
 func (m *Machine) room(ops []Op) error {
-	m.mu.Lock()
+	m.mu.RLock()
 	full := m.pending.ops+len(ops) > flushOps || m.pending.octets+cost(ops) > flushOctets
+	m.mu.RUnlock()
 	if full {
-		m.closePieceLocked()
-	}
-	wait := len(m.pieces) > mostPieces
-	m.mu.Unlock()
-	if wait {
-		return m.orWait(m.flushPiece)
-	}
-	if full {
-		signal(m.full)
+		return m.flushOrWait()
 	}
 	return nil
 }
@@ -242,12 +226,8 @@ func (m *Machine) publish(at position, ops []Op) {
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
 	m.mu.Unlock()
-	signal(m.dirty)
-}
-
-func signal(ch chan struct{}) {
 	select {
-	case ch <- struct{}{}:
+	case m.dirty <- struct{}{}:
 	default:
 	}
 }

@@ -1,7 +1,6 @@
 package exec
 
 import (
-	"slices"
 	"time"
 
 	"wispgate/edge/store"
@@ -14,82 +13,33 @@ const (
 	flushOctets   = store.MaxBatchBytes - 4<<10
 )
 
-// mostPieces is how many full transactions may wait for the store, 300 KB each, before applying waits for it.
-const mostPieces = 4
-
-// Flush moves everything applied so far to the store: one synced transaction that carries the effects, the version and the log index, or
-// a few in their order.
+// Flush moves everything applied so far to the store: one synced transaction that carries the effects, the version and the log index.
 func (m *Machine) Flush() error {
 	m.flushMu.Lock()
 	defer m.flushMu.Unlock()
-	for upto := m.position().index; ; {
-		m.mu.Lock()
-		if m.durable.index >= upto {
-			m.mu.Unlock()
-			return nil
-		}
-		if len(m.pieces) == 0 {
-			m.closePieceLocked()
-		}
-		m.mu.Unlock()
-		if err := m.flushPieceLocked(); err != nil {
-			return err
-		}
-	}
-}
-
-func (m *Machine) closePieceLocked() {
-	m.pieces = append(m.pieces, piece{m.fresh, m.at})
-	m.pending = load{}
-}
-
-// flushPiece moves the oldest closed piece to the store.
-func (m *Machine) flushPiece() error {
-	m.flushMu.Lock()
-	defer m.flushMu.Unlock()
-	return m.flushPieceLocked()
-}
-
-// flushPieceLocked is the only one to take pieces away. One that the store does not take stays.
-func (m *Machine) flushPieceLocked() error {
-	m.mu.RLock()
-	if len(m.pieces) == 0 {
-		m.mu.RUnlock()
+	m.mu.Lock()
+	root, at, since := m.fresh, m.at, m.durable
+	taken := m.pending
+	m.mu.Unlock()
+	if at == since {
 		return nil
 	}
-	p, since := m.pieces[0], m.durable
-	m.mu.RUnlock()
-	if err := m.store.CommitReserved(flushBatch(p.root, p.at, since)); err != nil {
-		return err
-	}
-	m.mu.RLock()
-	fresh, newest := m.fresh, m.at.version
-	m.mu.RUnlock()
-	kept := fresh.after(p.at.version) // while applying goes on
+	err := m.store.CommitReserved(flushBatch(root, at, since))
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.fresh != fresh {
-		kept = kept.withAfter(m.fresh, newest)
+	if err != nil {
+		return err
 	}
-	m.durable, m.fresh = p.at, kept
-	m.pieces = slices.Delete(m.pieces, 0, 1)
+	m.durable = at
+	m.pending.ops -= taken.ops // what came meanwhile still waits
+	m.pending.octets -= taken.octets
+	if m.fresh == root {
+		m.fresh = nil
+	} else {
+		m.fresh = m.fresh.after(at.version)
+	}
 	m.rebaseLocked()
 	return nil
-}
-
-// flushFull moves the closed pieces to the store.
-func (m *Machine) flushFull() error {
-	for {
-		m.mu.RLock()
-		left := len(m.pieces)
-		m.mu.RUnlock()
-		if left == 0 {
-			return nil
-		}
-		if err := m.flushPiece(); err != nil {
-			return err
-		}
-	}
 }
 
 func flushBatch(root *tree, at, since position) *store.Batch {
@@ -111,10 +61,10 @@ func flushBatch(root *tree, at, since position) *store.Batch {
 	return &b
 }
 
-// orWait flushes, and on a full disk waits until the store takes writes again or the machine closes.
-func (m *Machine) orWait(flush func() error) error {
+// flushOrWait flushes, and on a full disk waits until the store takes writes again or the machine closes.
+func (m *Machine) flushOrWait() error {
 	for {
-		err := flush()
+		err := m.Flush()
 		if !isDiskLow(err) {
 			return err
 		}
@@ -128,34 +78,38 @@ func (m *Machine) orWait(flush func() error) error {
 	}
 }
 
-// flusher moves effects to the store within m.every of the first one that waits, and full pieces at once.
+// flusher moves effects to the store within m.every of the first one that waits.
 func (m *Machine) flusher() {
 	defer close(m.done)
 	if m.every < 0 {
 		<-m.stop
 		return
 	}
-	var due <-chan time.Time
 	for {
-		var err error
 		select {
 		case <-m.dirty:
-			if due == nil {
-				due = time.After(m.every)
-			}
-		case <-m.full:
-			err = m.flushFull()
-		case <-due:
-			due = nil
-			err = m.Flush()
 		case <-m.stop:
 			return
 		}
-		if isDiskLow(err) {
-			signal(m.dirty)
+		wait := time.NewTimer(m.every)
+		select {
+		case <-wait.C:
+		case <-m.stop:
+			wait.Stop()
+			return
+		}
+		if err := m.Flush(); isDiskLow(err) {
+			m.again()
 		} else if err != nil {
 			m.fail(err)
 			return
 		}
+	}
+}
+
+func (m *Machine) again() {
+	select {
+	case m.dirty <- struct{}{}:
+	default:
 	}
 }

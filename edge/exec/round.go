@@ -12,32 +12,42 @@ import (
 )
 
 // rounds is the leader's loop: it takes the intents that wait, evaluates them against one draft, proposes the effects and answers when
-// they are applied. One entry is on its way at a time; what arrives meanwhile is evaluated ahead, on the state as it will be then.
+// they are applied. One round is in flight; what arrives meanwhile makes the next one.
 func (x *Exec) rounds(ctx context.Context) {
+	var carried []*waiter // did not fit into the last entry
 	for {
-		select {
-		case w := <-x.queue:
-			for r := x.evaluateRound([]*waiter{w}); r != nil; {
-				x.fill(r)
-				r = x.round(ctx, r)
-			}
-		case <-ctx.Done():
-			x.drainQueue(nil)
+		batch, ok := x.gather(ctx, carried)
+		if !ok {
+			x.drainQueue(batch)
 			return
 		}
+		carried = x.round(ctx, batch)
 	}
 }
 
-// fill evaluates what stands in the queue, as much as the round takes.
-func (x *Exec) fill(r *roundState) {
-	for !r.full() {
+// gather blocks for the first intent and takes those that wait behind it. What did not fit before goes first and in its order: sent back
+// behind newcomers, large intents of busy callers would overtake the others for ever.
+func (x *Exec) gather(ctx context.Context, carried []*waiter) (batch []*waiter, ok bool) {
+	batch = carried
+	if len(batch) == 0 {
 		select {
 		case w := <-x.queue:
-			x.take(r, []*waiter{w})
-		default:
-			return
+			batch = append(batch, w)
+		case <-ctx.Done():
+			return nil, false
 		}
 	}
+	for len(batch) < roundBound {
+		select {
+		case w := <-x.queue:
+			batch = append(batch, w)
+		case <-ctx.Done():
+			return batch, false
+		default:
+			return batch, true
+		}
+	}
+	return batch, true
 }
 
 func (x *Exec) drainQueue(batch []*waiter) {
@@ -54,57 +64,20 @@ func (x *Exec) drainQueue(batch []*waiter) {
 	}
 }
 
-// round brings one round to its end and returns the next one where there are intents for it. When the entry did not go through, what was
-// evaluated ahead counts for nothing: it is evaluated again on the state as it is.
-func (x *Exec) round(ctx context.Context, r *roundState) (next *roundState) {
+// round brings one batch to its end and returns the intents that must wait for the next entry, if any.
+func (x *Exec) round(ctx context.Context, batch []*waiter) (carried []*waiter) {
 	start := x.cfg.Now()
-	defer r.close()
-	ahead, err := x.carry(ctx, r)
-	if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
-		return x.evaluateRound(append(r.waiters, ahead.letGo()...))
-	}
-	x.answer(r, err)
-	x.observeRound(r, err, start)
-	if ahead == nil {
-		return nil
-	}
-	if err == nil {
-		return ahead
-	}
-	rest := ahead.letGo()
-	if ctx.Err() != nil || len(rest) == 0 {
-		x.drainQueue(rest)
-		return nil
-	}
-	return x.evaluateRound(rest)
-}
-
-// carry proposes the round and, until that has come to an end, evaluates the next one ahead. What did not fit goes first and in its order:
-// sent back behind newcomers, large intents of busy callers would overtake the others for ever.
-func (x *Exec) carry(ctx context.Context, r *roundState) (ahead *roundState, err error) {
-	entry := r.entry()
-	state := r.state.after(entry)
-	defer state.Close()
-	done := make(chan error, 1)
-	go func() { done <- x.propose(ctx, entry) }()
-	if len(r.rest) > 0 {
-		ahead = x.open(state.share())
-		x.take(ahead, r.rest)
-	}
 	for {
-		queue := x.queue
-		if ahead.full() {
-			queue = nil
+		r := x.evaluateRound(batch)
+		err := x.propose(ctx, r)
+		if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
+			r.close()
+			continue
 		}
-		select {
-		case err := <-done:
-			return ahead, err
-		case w := <-queue:
-			if ahead == nil {
-				ahead = x.open(state.share())
-			}
-			x.take(ahead, []*waiter{w})
-		}
+		x.answer(r, err)
+		r.close()
+		x.observeRound(r, err, start)
+		return r.rest
 	}
 }
 
@@ -115,53 +88,23 @@ type roundState struct {
 	waiters []*waiter
 	replies []edge.Reply
 	errs    []error
-	rest    []*waiter // do not fit into the entry
+	rest    []*waiter
 }
 
 func (r *roundState) close() { r.state.Close() }
 
-func (r *roundState) full() bool {
-	return r != nil && (len(r.rest) > 0 || len(r.waiters) >= roundBound)
-}
-
-// letGo closes a round that nobody proposes and returns its intents in their order.
-func (r *roundState) letGo() []*waiter {
-	if r == nil {
-		return nil
-	}
-	r.close()
-	return append(r.waiters, r.rest...)
-}
-
-func (r *roundState) entry() Entry {
-	return Entry{Base: r.state.Version(), Time: r.draft.now.UnixNano(), Ops: r.draft.ops()}
-}
-
-// open begins a round on a state, which it closes.
-func (x *Exec) open(st *State) *roundState {
-	return &roundState{state: st, draft: x.newDraft(st, x.clock(st))}
-}
-
 func (x *Exec) evaluateRound(batch []*waiter) *roundState {
-	r := x.open(x.cfg.Machine.Snapshot())
-	x.take(r, batch)
-	return r
-}
-
-// take evaluates intents in their order until one does not fit.
-func (x *Exec) take(r *roundState, batch []*waiter) {
+	st := x.cfg.Machine.Snapshot()
+	r := &roundState{state: st, draft: x.newDraft(st, x.clock(st))}
 	for i, w := range batch {
-		if len(r.rest) > 0 {
-			r.rest = append(r.rest, batch[i:]...)
-			return
-		}
 		reply, err, full := x.evaluateOne(r.draft, w.intent)
 		if full {
-			r.rest = append(r.rest, w)
-			continue
+			r.rest = batch[i:]
+			break
 		}
 		r.waiters, r.replies, r.errs = append(r.waiters, w), append(r.replies, reply), append(r.errs, err)
 	}
+	return r
 }
 
 // evaluateOne evaluates an intent and merges it; full says that it needs an entry of its own.
@@ -254,8 +197,8 @@ func (x *Exec) again(d *draft, in *Intent, first *tx) error {
 	return nil
 }
 
-func (x *Exec) propose(ctx context.Context, e Entry) error {
-	if len(e.Ops) == 0 {
+func (x *Exec) propose(ctx context.Context, r *roundState) error {
+	if len(r.draft.writes) == 0 {
 		return nil
 	}
 	if !x.log.IsLeader() {
@@ -264,6 +207,7 @@ func (x *Exec) propose(ctx context.Context, e Entry) error {
 		}
 		return edge.ErrQuorumLost.Error(edge.Unavailable)
 	}
+	e := Entry{Base: r.state.Version(), Time: r.draft.now.UnixNano(), Ops: r.draft.ops()}
 	return x.log.Propose(ctx, e.Append(nil))
 }
 

@@ -99,7 +99,7 @@ func (m *Machine) takeUp() {
 		m.fail(err)
 		return
 	}
-	m.fresh, m.pieces, m.pending, m.at, m.durable = nil, nil, load{}, at, at
+	m.fresh, m.pending, m.at, m.durable = nil, load{}, at, at
 }
 
 // State is a consistent read of the replicated keyspace at exactly one version, with what this node's pending intents would change laid
@@ -121,28 +121,6 @@ func (m *Machine) Snapshot() *State {
 	}
 	m.base.refs.Add(1)
 	return &State{base: m.base, fresh: m.fresh, at: m.at}
-}
-
-// after is the state as it will be when an entry evaluated on this one is applied next.
-func (s *State) after(e Entry) *State {
-	next := s.share()
-	if len(e.Ops) == 0 {
-		return next
-	}
-	next.at.version++
-	next.at.time = max(next.at.time, e.Time)
-	for i := range e.Ops {
-		next.fresh = next.fresh.with(e.Ops[i], next.at.version)
-	}
-	return next
-}
-
-// share is the same state for another holder.
-func (s *State) share() *State {
-	if s.base != nil {
-		s.base.refs.Add(1)
-	}
-	return &State{base: s.base, fresh: s.fresh, pending: s.pending, at: s.at}
 }
 
 // Version is the version that is read.

@@ -65,17 +65,12 @@ func (o *tree) rotateLeft() *tree {
 // after returns the map with only what was written after version.
 func (o *tree) after(version uint64) *tree {
 	var kept *tree
-	return kept.withAfter(o, version)
-}
-
-// withAfter returns the map with what was written to another after version.
-func (o *tree) withAfter(other *tree, version uint64) *tree {
-	for it := other.seek(""); it.node != nil; it.next() {
+	for it := o.seek(""); it.node != nil; it.next() {
 		if n := it.node; n.version > version {
-			o = o.with(Op{n.key, n.val, n.delete}, n.version)
+			kept = kept.with(Op{n.key, n.val, n.delete}, n.version)
 		}
 	}
-	return o
+	return kept
 }
 
 // cursor walks a tree in key order. node is nil at the end.
