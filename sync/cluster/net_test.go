@@ -257,9 +257,7 @@ func (c *wireConn) Write(b []byte) (int, error) {
 		select {
 		case c.out.data <- d:
 			stop()
-			c.out.w.mu.Lock()
 			c.out.w.octets.Add(int64(len(b)))
-			c.out.w.mu.Unlock()
 			return len(b), nil
 		case <-c.out.dead:
 			stop()
