@@ -313,3 +313,15 @@ func TestALeaderStopsAtOnceWhileItWaitsForASilentCopy(t *testing.T) {
 		}
 	})
 }
+
+// TestANodeStopsWhileItsPeersAreSilent has raft's transport wait for minutes: what is on its way to a peer that a cut has swallowed ends with
+// the node, not with that patience.
+func TestANodeStopsWhileItsPeersAreSilent(t *testing.T) {
+	f := three(t, func(c *Config) { c.Peers.Transport = 5 * time.Minute })
+	leader := f.leader()
+	others := f.others(leader.name)
+	f.wires.Part(others[0], f.names()...)
+	f.put("w", "k", "one of them does not hear it")
+	leader.down() // fails the test where raft does not stop in time
+	f.bird(others[0]).down()
+}

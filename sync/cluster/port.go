@@ -52,7 +52,7 @@ type port struct {
 
 // inbound is an accepted connection of a member, or of a node that joins.
 type inbound struct {
-	conn  net.Conn
+	conn  *tls.Conn
 	from  string
 	proto string
 	since int // order of arrival
@@ -205,7 +205,7 @@ func (p *port) toRaft(in *inbound) {
 	}
 	select {
 	case streams.accepted <- conn:
-	case <-streams.closed:
+	case <-streams.life.Done():
 		_ = conn.Close()
 	case <-p.ctx.Done():
 		_ = conn.Close()
@@ -247,7 +247,7 @@ func (p *port) serverTLS() *tls.Config {
 }
 
 // dial reaches a member and proves that it is the one. With renewal an old certificate of the member's does not matter.
-func (p *port) dial(ctx context.Context, node, proto string, renewal bool) (net.Conn, error) {
+func (p *port) dial(ctx context.Context, node, proto string, renewal bool) (*tls.Conn, error) {
 	m, ok := p.members.Peer(node)
 	if !ok || m.Status == Removed {
 		return nil, fmt.Errorf("node %s is not a member", node)
@@ -293,15 +293,19 @@ type raftStream struct {
 	port     *port
 	id       string
 	accepted chan net.Conn
-	closed   chan struct{}
-	once     sync.Once
+	life     context.Context // ends with Close, and every dial with it
+	end      context.CancelFunc
+
+	mu     sync.Mutex
+	dialed map[net.Conn]struct{} // raw connections that were made here
 }
 
 var _ raft.StreamLayer = (*raftStream)(nil)
 
 // openStream makes the stream of a new life of raft.
 func (p *port) openStream(id string) *raftStream {
-	s := &raftStream{port: p, id: id, accepted: make(chan net.Conn), closed: make(chan struct{})}
+	s := &raftStream{port: p, id: id, accepted: make(chan net.Conn), dialed: map[net.Conn]struct{}{}}
+	s.life, s.end = context.WithCancel(p.ctx)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.streams = s
@@ -313,27 +317,32 @@ func (s *raftStream) Accept() (net.Conn, error) {
 	select {
 	case c := <-s.accepted:
 		return c, nil
-	case <-s.closed:
+	case <-s.life.Done():
 		return nil, net.ErrClosed
 	}
 }
 
-// Close implements net.Listener. The port stays open: forwarding and questions go on while raft is parked.
+// Close implements net.Listener. The port stays open: forwarding and questions go on while raft is parked. What raft has on its way to
+// others ends here: raft waits for it when it stops, and a peer that a link has swallowed would keep it for as long as the transport has
+// patience. Connections are cut below TLS, whose farewell a full send buffer would hold up.
 func (s *raftStream) Close() error {
-	s.once.Do(func() {
-		close(s.closed)
-		p := s.port
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		if p.streams == s {
-			p.streams = nil
+	s.end()
+	s.mu.Lock()
+	for raw := range s.dialed {
+		_ = raw.Close()
+	}
+	s.mu.Unlock()
+	p := s.port
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.streams == s {
+		p.streams = nil
+	}
+	for c := range p.conns {
+		if c.proto == protoRaft {
+			_ = c.conn.NetConn().Close()
 		}
-		for c := range p.conns {
-			if c.proto == protoRaft {
-				_ = c.conn.Close()
-			}
-		}
-	})
+	}
 	return nil
 }
 
@@ -342,13 +351,26 @@ func (s *raftStream) Addr() net.Addr { return nodeAddr(s.id) }
 
 // Dial implements raft.StreamLayer.
 func (s *raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(s.port.ctx, timeout)
+	ctx, cancel := context.WithTimeout(s.life, timeout)
 	defer cancel()
 	conn, err := s.port.dial(ctx, string(address), protoRaft, false)
 	if err != nil {
 		return nil, err
 	}
-	return compress(conn), nil
+	raw := conn.NetConn()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.life.Err() != nil {
+		return nil, errors.Join(net.ErrClosed, raw.Close())
+	}
+	s.dialed[raw] = struct{}{}
+	return compress(&leaving{Conn: conn, left: func() { s.forget(raw) }}), nil
+}
+
+func (s *raftStream) forget(raw net.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.dialed, raw)
 }
 
 // nodeAddr is a node id where raft wants an address.
