@@ -227,7 +227,7 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 		return edge.Reply{}, err
 	}
 	if !joined {
-		x.admit(ctx, w)
+		w, joined = x.admit(ctx, w)
 	}
 	reply, err := w.wait(ctx, joined)
 	if low := x.full(err); low != nil {
@@ -239,17 +239,30 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 	return reply, err
 }
 
-// admit prepares a new intent and sends it where it is evaluated: into the queue of rounds on the leader, else over to it.
-func (x *Exec) admit(ctx context.Context, w *waiter) {
+// admit prepares a new intent and sends it where it is evaluated: into the queue of rounds on the leader, else over to it. Where a round
+// finds that this node leads no more, it has proposed nothing, and the intent is sent again for as long as the patience lasts. It returns
+// whom to wait for: another, where the same operation came again between two attempts.
+func (x *Exec) admit(ctx context.Context, w *waiter) (last *waiter, joined bool) {
 	once, err := x.prepare(w.intent, false)
-	if err == nil {
-		x.mu.Lock()
-		w.once, w.ready = once, true
-		x.mu.Unlock()
-		err = x.send(ctx, w)
-	}
 	if err != nil {
 		x.finish(w, edge.Reply{}, err)
+		return w, false
+	}
+	x.mu.Lock()
+	w.once, w.ready = once, true
+	x.mu.Unlock()
+	patient, cancel := context.WithTimeout(ctx, x.cfg.Patience)
+	defer cancel()
+	for {
+		if err := x.send(patient, w); err != nil {
+			x.finish(w, edge.Reply{}, err)
+		}
+		if _, err := w.wait(ctx, false); !isQuorumLost(err) || !x.evaluating(w) || !pauseFor(patient, sendRetry) {
+			return w, false
+		}
+		if w, joined = x.rejoin(w); joined {
+			return w, true
+		}
 	}
 }
 

@@ -36,13 +36,11 @@ type outcome struct {
 // maxForwarded bounds the intents of one request.
 const maxForwarded = roundBound
 
-// send brings a prepared intent to where it is evaluated and has its waiter finished. It returns within the patience.
+// send brings a prepared intent to where it is evaluated and has its waiter finished. It returns within ctx, the patience.
 func (x *Exec) send(ctx context.Context, w *waiter) error {
 	if x.log == nil {
 		return edge.ErrStarting.Error(edge.Unavailable)
 	}
-	ctx, cancel := context.WithTimeout(ctx, x.cfg.Patience)
-	defer cancel()
 	if !x.pending.idle() { // what this node took while it was cut off goes first
 		if w.offline {
 			return quorumLost()

@@ -170,6 +170,19 @@ func (x *Exec) join(in *Intent) (w *waiter, joined bool, err error) {
 	return w, false, nil
 }
 
+// rejoin registers an intent again whose round found that this node leads no more and proposed nothing. Where the same operation was asked
+// for again meanwhile, that is the one to wait for.
+func (x *Exec) rejoin(w *waiter) (again *waiter, joined bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if other := x.inflight[w.intent.scoped()]; other != nil && other.intent.Digest == w.intent.Digest {
+		return other, true
+	}
+	again = &waiter{intent: w.intent, offline: w.offline, once: w.once, ready: true, done: make(chan struct{})}
+	x.inflight[w.intent.scoped()] = again
+	return again, false
+}
+
 // offline reports whether every call of the intent may be accepted by a cut-off node. What is on its way to the leader already may not.
 func (x *Exec) offline(in *Intent) bool {
 	return in.Origin == nil && in.eval == nil && !slices.ContainsFunc(in.Calls, func(c edge.Call) bool {

@@ -88,6 +88,31 @@ func TestAFirstAttemptThatWasNotAnsweredHoldsForTheSecond(t *testing.T) {
 	f.until("n2 votes", func() bool { p, _ := f.leader().members.Peer("n2"); return p.Voter })
 }
 
+// TestALoneNodeTakesWritesWhileItGrows has the time-outs of a cluster be longer than anybody's patience: the lone node begins its log anew
+// with them when the first other joins, and whoever writes at that moment waits a little and is not refused.
+func TestALoneNodeTakesWritesWhileItGrows(t *testing.T) {
+	f := newFlock(t, func(c *Config) { c.Peers.Heartbeat, c.Peers.Election = 20*time.Second, 20*time.Second })
+	b := f.found("n1")
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := 0; ; i++ {
+			if err := b.write(within(t, 10*time.Second), fmt.Sprint("w", i), "k", "v"); err != nil {
+				t.Errorf("write %d: %v", i, err)
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	}()
+	f.grow(Replica, "n2")
+	close(done)
+	<-ended
+	f.settled()
+}
+
 func TestOnlyTheOperatorManagesTheCluster(t *testing.T) {
 	f := newFlock(t, nil)
 	b := f.found("n1")
