@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -29,7 +30,7 @@ import (
 //	text NAME FILE       sets $NAME to the content of FILE, trimmed
 //	exits CODE ARG...    runs a program and expects its exit code
 //	radius EXPECT PORT SECRET FILE   sends FILE by radclient; its extension, auth or acct, says what it is; EXPECT may be silence
-//	until TEXT ARG...    runs wispgate with ARGs until its output holds TEXT
+//	until TEXT ARG...    runs wispgate with ARGs until its output holds TEXT, or what a /PATTERN/ matches; with ! until it does not
 //	hook start PORT      starts a webhook receiver; hook trust SECRET; hook heard TYPE N waits until it heard N distinct events of a type;
 //	                     hook deliveries N waits until it was called N times
 //	flip DIR             turns over one bit in the middle of what is written in DIR's largest file
@@ -161,13 +162,20 @@ func storyRadius(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// storyUntil runs a command until it succeeds and shows a text, or what a pattern between slashes matches; negated, until it does not.
 func storyUntil(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) < 2 {
-		ts.Fatalf("usage: until TEXT ARG...")
+	if len(args) < 2 {
+		ts.Fatalf("usage: [!] until TEXT|/PATTERN/ ARG...")
 	}
+	pattern := regexp.QuoteMeta(args[0])
+	if p := args[0]; len(p) > 2 && p[0] == '/' && p[len(p)-1] == '/' {
+		pattern = p[1 : len(p)-1]
+	}
+	want, err := regexp.Compile(pattern)
+	ts.Check(err)
 	poll(ts, "wispgate "+strings.Join(args[1:], " ")+" shows "+args[0], func() bool {
 		err := ts.Exec("wispgate", args[1:]...)
-		return err == nil && strings.Contains(ts.ReadFile("stdout"), args[0])
+		return err == nil && want.MatchString(ts.ReadFile("stdout")) != neg
 	}, func() string { return ts.ReadFile("stdout") + ts.ReadFile("stderr") })
 }
 
