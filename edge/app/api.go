@@ -29,6 +29,9 @@ type api struct {
 	limiter *limit.Limiter
 	server  *gateway.Server
 	admin   *gateway.Admin
+
+	unclaimed bool        // nobody owned the node when its doors opened
+	code      edge.Secret // its one-time code then
 }
 
 // kindAudit is the only kind of the audit journal beside its heads.
@@ -178,6 +181,9 @@ func (a *api) listen(listen string, modules []edge.Module, ready func() error, m
 	if err != nil {
 		return err
 	}
+	if err := a.armClaim(); err != nil {
+		return err
+	}
 	_ = os.Remove(socket)
 	if err := a.server.Start(c.ctx); err != nil {
 		return listenError("The API", "api.listen or relay.listen", err)
@@ -256,23 +262,30 @@ func (c *core) accessLog() (io.Writer, error) {
 	return f, nil
 }
 
-// announceClaim prints the one-time code while nobody owns the node.
-func (a *api) announceClaim(out io.Writer, url string) error {
+// armClaim lays out the one-time code of a node that nobody owns. It comes before the doors open: whoever is told that the node is ready
+// finds the code in its folder.
+func (a *api) armClaim() (err error) {
 	if a.index.Tenants() > 0 || len(a.core.members.Peers()) > 1 { // a node that joins gets its tenants from the others
 		return nil
 	}
-	code, err := a.claims.Arm(false)
-	if err != nil {
-		return err
+	a.unclaimed = true
+	a.code, err = a.claims.Arm(false)
+	return err
+}
+
+// announceClaim prints the one-time code while nobody owns the node.
+func (a *api) announceClaim(out io.Writer, url string) error {
+	if !a.unclaimed || a.index.Tenants() > 0 {
+		return nil
 	}
 	var b strings.Builder
 	b.WriteString("\nThis " + a.core.program + " is not claimed yet. Its one-time code is in " + a.claims.Path() + ".\n")
-	if code != "" {
-		b.WriteString("\n    claim code: " + code.Reveal() + "\n")
+	if a.code != "" {
+		b.WriteString("\n    claim code: " + a.code.Reveal() + "\n")
 	}
 	b.WriteString("\nClaim it:  wispgate key claim --url " + url + " --ca-file " + filepath.Join(a.core.dir, "tls", "ca.crt") +
 		" --code CODE --as SHORT-NAME --name \"Your ISP\"\n\n")
-	_, err = io.WriteString(out, b.String())
+	_, err := io.WriteString(out, b.String())
 	return err
 }
 

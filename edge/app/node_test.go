@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -125,9 +126,6 @@ func (r *running) call(want int, method, path string, body any, headers ...strin
 // claim claims the node with the code it left in its folder.
 func (r *running) claim(tenant string) {
 	r.t.Helper()
-	if err := r.api.announceClaim(io.Discard, r.URL()); err != nil {
-		r.t.Fatal(err)
-	}
 	code, err := os.ReadFile(filepath.Join(r.dir, "claim-code"))
 	if err != nil {
 		r.t.Fatal(err)
@@ -138,6 +136,33 @@ func (r *running) claim(tenant string) {
 		r.t.Fatalf("the claim's answer shows no secret: %v", out)
 	}
 	r.key = secret
+}
+
+// TestTheClaimCodeIsThereBeforeADoorOpens starts a node whose API cannot listen: the code lies there all the same, so nobody who is answered
+// can miss it.
+func TestTheClaimCodeIsThereBeforeADoorOpens(t *testing.T) {
+	t.Parallel()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	dir := t.TempDir()
+	cfg := testConfig(dir)
+	cfg.API.Listen = taken.Addr().String()
+	n, err := OpenNode(t.Context(), Options{Config: cfg, Version: "test", Log: io.Discard, Out: io.Discard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := n.Start(); err == nil {
+		t.Error("the node started on an address that is taken")
+	}
+	if err := n.Stop(); err != nil {
+		t.Error(err)
+	}
+	if code, err := os.ReadFile(filepath.Join(dir, "claim-code")); err != nil || len(code) < 16 {
+		t.Errorf("got %q, %v", code, err)
+	}
 }
 
 func TestANewNodeIsClaimedOnceAndKeepsItsKey(t *testing.T) {
