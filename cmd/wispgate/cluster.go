@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -83,7 +84,14 @@ secret; whoever has it can join, so hand it over as you would a password. Run "w
 
 With --replaces the new node takes the place of another, dead or alive: that one is removed as soon as this cannot hurt.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			raw, err := c.operate(cmd.Context(), http.MethodPost, "/api/v1/sync/invitations", map[string]any{"role": role, "replaces": replaces})
+			in := map[string]any{}
+			if role != "" {
+				in["role"] = role
+			}
+			if replaces != "" {
+				in["replaces"] = replaces
+			}
+			raw, err := c.operate(cmd.Context(), http.MethodPost, "/api/v1/sync/invitations", in)
 			if err != nil {
 				return err
 			}
@@ -146,8 +154,48 @@ func (c *cli) operate(ctx context.Context, method, path string, in any) ([]byte,
 	}
 	raw, header, err := cl.do(ctx, req)
 	c.remark(header)
+	if e, ok := edge.AsError(err); err != nil && ok && e.Code == edge.ErrQuorumLost.Code {
+		err = c.noMajority(ctx, cl, e)
+	}
 	return raw, err
 }
+
+// noMajority says to the operator of a cluster that cannot decide how it stands and what can be done, instead of to ask again.
+func (c *cli) noMajority(ctx context.Context, cl *client, lost *edge.Error) error {
+	var st clusterStatus
+	raw, _, err := cl.do(ctx, call{method: http.MethodGet, path: "/api/v1/sync/status"})
+	if err != nil || json.Unmarshal(raw, &st) != nil || st.Cluster.Contact {
+		return lost // between two leaders, or not to be asked
+	}
+	e := *lost
+	e.Message, e.Fix = st.away(), app.NoMajorityFix
+	return &e
+}
+
+// away says how a node stands that hears no leader.
+func (st *clusterStatus) away() string {
+	if st.Cluster.State == "parked" {
+		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked)
+	}
+	reached := []string{}
+	for _, m := range st.Cluster.Members {
+		if m.Voter && m.Node != st.Node && st.Clock.Now.Sub(m.Seen) < wellFor {
+			reached = append(reached, m.Node)
+		}
+	}
+	since, whom := "", "none"
+	if st.Pending.Since != nil {
+		since = " since " + st.Pending.Since.Local().Format(time.DateTime)
+	}
+	if len(reached) > 0 {
+		whom = strings.Join(reached, ", ")
+	}
+	return fmt.Sprintf("Node %s hears no leader%s; of the other voters it reaches %s. %d of %d voters must hear each other before anything is committed",
+		st.Node, since, whom, len(st.Cluster.Voters)/2+1, len(st.Cluster.Voters))
+}
+
+// wellFor is how old a sign of life may be of a node that counts as well.
+const wellFor = 30 * time.Second
 
 // clusterMember is a line of "cluster list".
 type clusterMember struct {
@@ -182,12 +230,17 @@ type clusterStatus struct {
 		Parked  string `json:"parked"`
 		Leader  string `json:"leader"`
 		Contact bool   `json:"contact"`
+		Voters  []string
 		Members []struct {
-			Node string    `json:"node"`
-			Seen time.Time `json:"seen"`
-			Lag  uint64    `json:"lag"`
+			Node  string    `json:"node"`
+			Seen  time.Time `json:"seen"`
+			Lag   uint64    `json:"lag"`
+			Voter bool      `json:"voter"`
 		} `json:"members"`
 	} `json:"cluster"`
+	Pending struct {
+		Since *time.Time `json:"since"`
+	} `json:"pending"`
 	Clock struct {
 		Now time.Time `json:"now"`
 	} `json:"clock"`
@@ -227,8 +280,11 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 		for _, v := range st.Cluster.Members {
 			if v.Node == p.Node && !v.Seen.IsZero() {
 				age := max(st.Clock.Now.Sub(v.Seen), 0)
-				m.Contact, m.Lag, m.well = age.Round(time.Second).String(), v.Lag, age < 30*time.Second && p.LostAt == nil
+				m.Contact, m.Lag, m.well = age.Round(time.Second).String(), v.Lag, age < wellFor && p.LostAt == nil
 			}
+		}
+		if m.Contact == "-" && p.LostAt != nil {
+			m.Contact = ">" + max(st.Clock.Now.Sub(*p.LostAt), 0).Round(time.Second).String()
 		}
 		list = append(list, m)
 	}
@@ -246,6 +302,9 @@ func (c *cli) clusterList() *cobra.Command {
 			}
 			if len(list) == 0 {
 				_, _ = fmt.Fprintf(c.std.err, "Node %s stands alone. Set cluster.listen and cluster.advertise and start it again, then invite others.\n", st.Node)
+			}
+			if !st.Cluster.Contact && len(list) > 0 {
+				_, _ = fmt.Fprintf(c.std.err, "%s. Roles and states are as it last heard them.\n%s.\n", st.away(), app.NoMajorityFix)
 			}
 			return c.show(map[string]any{"data": list})
 		},
@@ -337,9 +396,12 @@ func (c *cli) clusterTransfer() *cobra.Command {
 }
 
 func (c *cli) bestHeir(ctx context.Context) (string, error) {
-	list, _, err := c.members(ctx)
+	list, st, err := c.members(ctx)
 	if err != nil {
 		return "", err
+	}
+	if !st.Cluster.Contact {
+		return "", &edge.Error{Kind: edge.Unavailable, Code: edge.ErrQuorumLost.Code, Message: st.away(), Fix: app.NoMajorityFix}
 	}
 	best := -1
 	for i, m := range list {

@@ -8,6 +8,40 @@ import (
 	"testing"
 )
 
+// TestAClusterThatCannotDecideSaysHowItStands: a refused command of the operator names the voters that are in reach and what can be done, and
+// the list says that it is of the past.
+func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	const status = `{"node":"n3","clock":{"now":"2026-03-01T12:00:00Z"},"pending":{"cut_off":true,"since":"2026-03-01T11:59:00Z"},"cluster":{"state":"candidate",
+		"voters":["n1","n2","n3","n4"],"members":[{"node":"n1","voter":true,"seen":"2026-03-01T11:58:00Z"},{"node":"n3","voter":true,"seen":"2026-03-01T12:00:00Z"},
+		{"node":"n4","voter":true,"seen":"2026-03-01T11:59:59Z"}]}}`
+	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Method == http.MethodPost:
+			w.Header().Set("Content-Type", "application/problem+json")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			_, _ = w.Write([]byte(`{"status":503,"code":"quorum_lost","detail":"The cluster cannot commit","fix":"Ask again"}`))
+		case strings.HasSuffix(r.URL.Path, "/status"):
+			_, _ = w.Write([]byte(status))
+		default:
+			_, _ = w.Write([]byte(`{"data":[{"node":"n1","role":"voter","status":"member","voter":true}]}`))
+		}
+	}))
+	defer node.Close()
+	for _, args := range [][]string{{"cluster", "invite"}, {"cluster", "remove", "n1", "--force"}, {"cluster", "transfer"}, {"cluster", "list"}} {
+		var out, said bytes.Buffer
+		code := run(t.Context(), append([]string{"--url", node.URL}, args...), stdio{in: strings.NewReader(""), out: &out, err: &said})
+		if (code == 0) != (args[1] == "list") {
+			t.Errorf("%v: exit %d", args, code)
+		}
+		for _, want := range []string{"it reaches n4. 3 of 4 voters must hear each other", "cluster recover --help"} {
+			if !strings.Contains(said.String(), want) {
+				t.Errorf("%v: %q lacks %q", args, &said, want)
+			}
+		}
+	}
+}
+
 // TestAPendingWriteSaysSo: the result stands on standard output as always, and one line on standard error says how far it has come.
 func TestAPendingWriteSaysSo(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())

@@ -71,6 +71,9 @@ it lacks as the leader last said ("-": nobody has said), and how many conflicts 
 			if err != nil {
 				return err
 			}
+			if s.CutOff {
+				_, _ = fmt.Fprintln(c.std.err, "This node hears no leader. It keeps what may wait and hands it over when the link is back; wispgate cluster list shows whom it reaches.")
+			}
 			return c.show(s)
 		},
 	}

@@ -192,3 +192,6 @@ func keepSystemKey(dataDir string, wrapped []byte) error {
 
 // joinWithin bounds a whole attempt to join.
 const joinWithin = time.Minute
+
+// NoMajorityFix is what an operator does about a cluster without a leader.
+const NoMajorityFix = cluster.NoMajorityFix

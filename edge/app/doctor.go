@@ -125,9 +125,10 @@ type patient struct {
 
 // certificateEnd is a certificate of this node.
 type certificateEnd struct {
-	What string
-	End  time.Time
-	Err  error
+	What    string
+	End     time.Time
+	Err     error
+	Cluster bool // it is the node's for the cluster, which renews itself every few days and stays good for a while after its end
 }
 
 // journalLook is what a look at a journal's folder found.
@@ -222,7 +223,7 @@ func (p *patient) certificates() {
 	add := func(what, path string) {
 		end, err := certificateUntil(path)
 		if !errors.Is(err, fs.ErrNotExist) {
-			p.certs = append(p.certs, certificateEnd{what, end, err})
+			p.certs = append(p.certs, certificateEnd{What: what, End: end, Err: err})
 		}
 	}
 	api := orElse(p.cfg.API.TLS.CertFile, "")
@@ -237,6 +238,9 @@ func (p *patient) certificates() {
 		add("the uplink's certificate", p.cfg.Uplink.CertFile)
 	}
 	add("the cluster's certificate of this node", filepath.Join(credentialsDir(p.dir), "node.crt"))
+	if n := len(p.certs); n > 0 && p.certs[n-1].What == "the cluster's certificate of this node" {
+		p.certs[n-1].Cluster = true
+	}
 	add("the cluster's CA", filepath.Join(credentialsDir(p.dir), "ca.crt"))
 }
 

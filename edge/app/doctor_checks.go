@@ -13,6 +13,7 @@ import (
 	"wispgate/edge"
 	"wispgate/edge/obs"
 	"wispgate/edge/store"
+	"wispgate/sync/cluster"
 )
 
 // checks are what the doctor looks at, in the order in which a person wants to read it. Each is one look at what was gathered; it says
@@ -234,9 +235,10 @@ func checkCluster(p *patient) (Finding, bool) {
 	case c.State == "parked":
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
 	case c.Leader == "":
-		return found(Fail, "Bring the other voters back; wispgate cluster list shows them", "No leader is known: changes cannot be committed")
+		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed",
+			len(c.Voters)/2+1, strings.Join(c.Voters, ", "))
 	case s.Pending.CutOff:
-		return found(Fail, "Look at the network to the other nodes", "The node has lost the cluster")
+		return found(Fail, "Look at the network to the other nodes", "The node has lost the cluster, whose leader was %s", c.Leader)
 	}
 	return fine("%s leads; this node is %s", c.Leader, c.State)
 }
@@ -249,6 +251,9 @@ func checkMembers(p *patient) (Finding, bool) {
 	if s == nil || len(s.Cluster.Members) < 2 {
 		return nothing()
 	}
+	if !s.Cluster.Contact {
+		return found(Warn, "Bring the way to the leader back; until then ask at the other nodes", "Nobody tells this node how the other %d are: it hears no leader", len(s.Cluster.Members)-1)
+	}
 	for _, m := range s.Cluster.Members {
 		switch {
 		case m.Node == s.Node:
@@ -259,6 +264,10 @@ func checkMembers(p *patient) (Finding, bool) {
 		case m.DiskLow:
 			return found(Warn, "Free space on that node", "The disk of node %s is low", m.Node)
 		}
+	}
+	if n := len(s.Cluster.Voters); n > 0 && n%2 == 0 {
+		return found(Warn, "Have one more voter (wispgate cluster promote), or one less (wispgate cluster demote)",
+			"%d voters survive the loss of %d, as %d do, and losing half of them stops all", n, n/2-1, n-1)
 	}
 	return fine("All %d nodes answer and keep up", len(s.Cluster.Members))
 }
@@ -339,7 +348,7 @@ func checkAudit(p *patient) (Finding, bool) {
 const certificateSoon = 14 * 24 * time.Hour
 
 func checkCertificates(p *patient) (Finding, bool) {
-	const fix = "The site and cluster CAs renew their own while the node runs; replace an operator's, or issue another for the uplink"
+	const fix = "The site CA renews its own while the node runs; replace an operator's, or issue another for the uplink"
 	worst, _ := nothing()
 	next := time.Time{}
 	for _, c := range p.certs {
@@ -348,6 +357,8 @@ func checkCertificates(p *patient) (Finding, bool) {
 		switch {
 		case c.Err != nil:
 			f, _ = found(Fail, "Replace the file", "%s cannot be read: %v", c.What, c.Err)
+		case c.Cluster:
+			f = clusterCertificate(c, p.now)
 		case left < 0:
 			f, _ = found(Fail, fix, "%s ended on %s", c.What, c.End.Format(time.DateOnly))
 		case left < certificateSoon:
@@ -367,6 +378,21 @@ func checkCertificates(p *patient) (Finding, bool) {
 		return nothing()
 	}
 	return fine("The next of %d certificates ends on %s", len(p.certs), next.Format(time.DateOnly))
+}
+
+// clusterCertificate: it should have been renewed long before its end, and is good for some time after it.
+func clusterCertificate(c certificateEnd, now time.Time) (f Finding) {
+	const fix = "It renews itself as soon as this node runs and reaches a voter: look at the network to them"
+	good := c.End.Add(cluster.CertificateGrace)
+	switch {
+	case now.After(good):
+		f, _ = found(Fail, fix, "%s ended on %s and opens nothing but its renewal", c.What, c.End.Format(time.DateOnly))
+	case now.After(c.End):
+		f, _ = found(Warn, fix, "%s ended on %s; the others take it until %s", c.What, c.End.Format(time.DateOnly), good.Format(time.DateOnly))
+	case c.End.Sub(now) < cluster.CertificateLate:
+		f, _ = found(Warn, fix, "%s ends on %s and should have been renewed", c.What, c.End.Format(time.DateOnly))
+	}
+	return f
 }
 
 func checkUplink(p *patient) (Finding, bool) {

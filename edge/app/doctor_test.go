@@ -35,7 +35,7 @@ func healthy() *patient {
 			Drift: &Drift{Keys: 5},
 			Status: &Status{
 				Node: "a", Journals: map[string]JournalStatus{"audit": {MaxBytes: 100, Unconsumed: 10}},
-				Cluster: cluster.Status{State: "leader", Leader: "a", Members: []cluster.View{{Node: "a"}, {Node: "b", Seen: now, Lag: 3}}},
+				Cluster: cluster.Status{State: "leader", Leader: "a", Contact: true, Voters: []string{"a"}, Members: []cluster.View{{Node: "a"}, {Node: "b", Seen: now, Lag: 3}}},
 				Uplink:  UplinkStatus{Enabled: true, Streams: []StreamStatus{{Source: "north.cluster", Connected: true}}},
 			},
 		},
@@ -121,6 +121,8 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"members", "silent", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = p.now.Add(-time.Hour) }, Warn},
 		{"members", "behind", func(p *patient) { p.inside.Status.Cluster.Members[1].Lag = 5000 }, Warn},
 		{"members", "full", func(p *patient) { p.inside.Status.Cluster.Members[1].DiskLow = true }, Warn},
+		{"members", "nobody tells", func(p *patient) { p.inside.Status.Cluster.Contact = false }, Warn},
+		{"members", "an even number of voters", func(p *patient) { p.inside.Status.Cluster.Voters = []string{"a", "b"} }, Warn},
 		{"pending", "old", func(p *patient) {
 			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now.Add(-3 * time.Hour))}
 		}, Warn},
@@ -142,6 +144,10 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"audit", "unreadable", func(p *patient) { p.journals["audit"] = journalLook{err: known} }, Fail},
 		{"certificates", "ended", func(p *patient) { p.certs[0].End = p.now.Add(-time.Hour) }, Fail},
 		{"certificates", "soon", func(p *patient) { p.certs[0].End = p.now.Add(100 * time.Hour) }, Warn},
+		{"certificates", "of the cluster, fresh", func(p *patient) { p.certs[0].Cluster, p.certs[0].End = true, p.now.AddDate(0, 0, 10) }, Fine},
+		{"certificates", "of the cluster, not renewed", func(p *patient) { p.certs[0].Cluster, p.certs[0].End = true, p.now.AddDate(0, 0, 3) }, Warn},
+		{"certificates", "of the cluster, ended", func(p *patient) { p.certs[0].Cluster, p.certs[0].End = true, p.now.AddDate(0, 0, -20) }, Warn},
+		{"certificates", "of the cluster, too old", func(p *patient) { p.certs[0].Cluster, p.certs[0].End = true, p.now.AddDate(0, 0, -31) }, Fail},
 		{"certificates", "unreadable", func(p *patient) { p.certs[0].Err = boom }, Fail},
 		{"uplink", "refused", func(p *patient) {
 			p.inside.Status.Uplink.Streams[0].Problem, p.inside.Status.Uplink.Streams[0].Fix = "forked", "x"

@@ -47,7 +47,7 @@ func (x *Exec) send(ctx context.Context, w *waiter) error {
 		}
 		if err := x.pending.settled(ctx); err != nil {
 			if x.CutOff() {
-				return quorumLost()
+				return x.cutOff()
 			}
 			e := edge.ErrRebasing.Error(edge.Unavailable)
 			e.RetryAfter = 3
@@ -60,6 +60,9 @@ func (x *Exec) send(ctx context.Context, w *waiter) error {
 		case x.log.IsLeader():
 			return x.enqueue(w)
 		case x.CutOff():
+			if isQuorumLost(answer) {
+				return x.cutOff()
+			}
 			return answer
 		case x.log.Contact():
 			reply, err := x.forward(ctx, w.intent)
@@ -285,6 +288,14 @@ func (x *Exec) ReadVersion(ctx context.Context) (uint64, error) {
 func quorumLost() error {
 	e := edge.ErrQuorumLost.Error(edge.Unavailable)
 	e.RetryAfter = 3
+	return e
+}
+
+// cutOff is the refusal of a node that has been without a leader for a while.
+func (x *Exec) cutOff() error {
+	e := edge.ErrQuorumLost.Error(edge.Unavailable)
+	e.RetryAfter = 3
+	e.Message = "This node hears no leader since " + time.Unix(0, x.pending.since.Load()).UTC().Format(time.RFC3339) + ", so nothing can be committed"
 	return e
 }
 

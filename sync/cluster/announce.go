@@ -42,6 +42,7 @@ func (n *Node) Attach(x edge.Executor) {
 	}))
 	n.Handle(methodJoin, n.onLeader(func(ctx context.Context, _ string, body []byte) ([]byte, error) { return n.serveJoiner(ctx, x, body) }))
 	n.loops.Go(func() { n.announceLoop(n.life) })
+	n.loops.Go(func() { n.lookAround(n.life) })
 	n.loops.Go(func() { n.leadLoop(n.life, x) })
 }
 

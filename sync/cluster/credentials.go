@@ -26,8 +26,15 @@ import (
 // record, not a date, so an expired certificate is still taken for certGrace, and for a renewal always.
 const (
 	certLife  = 10 * 24 * time.Hour
-	certGrace = 30 * 24 * time.Hour
+	certGrace = CertificateGrace
 	certSkew  = time.Hour // before now, for clocks that are behind
+)
+
+const (
+	// CertificateGrace is how long after its end a node's certificate opens the cluster port.
+	CertificateGrace = 30 * 24 * time.Hour
+	// CertificateLate is how long before its end one should have been renewed: half of its life, and a day of trying.
+	CertificateLate = certLife/2 - 24*time.Hour
 )
 
 // The files of a node's credentials, all of mode 0600.

@@ -14,6 +14,9 @@ var (
 	ErrUnknownOutcome = edge.ErrUnknown.Error(edge.Unavailable)
 )
 
+// NoMajorityFix is what an operator does about a cluster without a leader.
+const NoMajorityFix = "Bring back the voters that are away, and the network between them; where a majority is gone for good, see wispgate cluster recover --help"
+
 func quorumLost() error {
 	e := edge.ErrQuorumLost.Error(edge.Unavailable)
 	e.RetryAfter = 3

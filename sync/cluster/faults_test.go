@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -324,4 +325,29 @@ func TestANodeStopsWhileItsPeersAreSilent(t *testing.T) {
 	f.put("w", "k", "one of them does not hear it")
 	leader.down() // fails the test where raft does not stop in time
 	f.bird(others[0]).down()
+}
+
+// TestACutOffNodeSaysWhomItReaches holds what an operator asks when half of the voters are away.
+func TestACutOffNodeSaysWhomItReaches(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3", "n4")
+	f.wires.Part("n1", "n3", "n4")
+	f.wires.Part("n2", "n3", "n4")
+	b := f.bird("n1")
+	sees := func(node string) bool {
+		list, _ := b.node.Members()
+		for _, v := range list {
+			if v.Node == node {
+				return time.Since(v.Seen) < announceEvery+time.Second
+			}
+		}
+		return false
+	}
+	f.until("n1 sees n2 and nobody else", func() bool { return !b.node.Contact() && sees("n1") && sees("n2") && !sees("n3") && !sees("n4") })
+	if got := b.node.Status().Voters; len(got) != 4 || slices.Contains(got, "") {
+		t.Errorf("the voters are %v", got)
+	}
+	f.wires.Heal()
+	f.settled()
 }

@@ -44,6 +44,9 @@ type picture struct {
 	seen map[string]*sighting
 	told []View    // by the leader
 	at   time.Time // when
+
+	around   []View // as this node itself sees the members, while it hears no leader
+	aroundAt time.Time
 }
 
 type sighting struct {
@@ -64,6 +67,9 @@ func (p *picture) note(node string, s stats, err error, now time.Time) {
 	defer p.mu.Unlock()
 	g := p.seen[node]
 	if g == nil {
+		if p.seen == nil {
+			p.seen = map[string]*sighting{}
+		}
 		g = &sighting{begun: now}
 		p.seen[node] = g
 	}
@@ -99,17 +105,33 @@ func (p *picture) tell(list []View, now time.Time) {
 	p.told, p.at = list, now
 }
 
-// Members is how the leader sees the members, and when it was so: now on the leader, on others when it last said so.
+// Members is how the leader sees the members, and when it was so: now on the leader, on others when it last said so. A node that hears no
+// leader says what it sees itself.
 func (n *Node) Members() ([]View, time.Time) {
 	if n.IsLeader() {
-		return n.leaderViews(), n.conf.Now()
+		return n.views(), n.conf.Now()
 	}
+	contact := n.Contact()
 	n.picture.mu.Lock()
 	defer n.picture.mu.Unlock()
+	if !contact && n.picture.aroundAt.After(n.picture.at) {
+		return slices.Clone(n.picture.around), n.picture.aroundAt
+	}
 	return slices.Clone(n.picture.told), n.picture.at
 }
 
-func (n *Node) leaderViews() []View {
+// toldMembers is how the leader sees the members, and when it was so, however long ago.
+func (n *Node) toldMembers() ([]View, time.Time) {
+	if n.IsLeader() {
+		return n.views(), n.conf.Now()
+	}
+	n.picture.mu.Lock()
+	defer n.picture.mu.Unlock()
+	return n.picture.told, n.picture.at
+}
+
+// views is how this node sees the members.
+func (n *Node) views() []View {
 	run := n.current()
 	if run == nil {
 		return nil
@@ -119,7 +141,7 @@ func (n *Node) leaderViews() []View {
 	for _, s := range servers(run.raft) {
 		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter}
 		if v.Node == n.conf.NodeID {
-			v.Seen, v.State, v.Version, v.DiskLow = now, "leader", n.machine.Version(), n.diskLow()
+			v.Seen, v.State, v.Version, v.DiskLow = now, stateName(run.raft.State()), n.machine.Version(), n.diskLow()
 		} else if g, ok := n.picture.get(v.Node); ok {
 			v.Seen, v.State, v.Version, v.DiskLow = g.last, g.State, g.Version, g.DiskLow
 			if last > g.LastIndex {
@@ -137,7 +159,7 @@ func servers(r *raft.Raft) []raft.Server {
 	if f.Error() != nil {
 		return nil
 	}
-	return f.Configuration().Servers
+	return slices.Clone(f.Configuration().Servers) // raft hands every caller the same
 }
 
 // freshFor is how old a sighting may be for its node to count as well.
@@ -145,7 +167,7 @@ func (n *Node) freshFor() time.Duration { return max(5*n.conf.Pace.Poll, 3*n.con
 
 // wellVoters are the voters that the leader has heard of lately. nil: nobody knows.
 func (n *Node) wellVoters() []string {
-	list, at := n.Members()
+	list, at := n.toldMembers()
 	now := n.conf.Now()
 	if now.Sub(at) > n.freshFor() {
 		return nil
@@ -197,17 +219,46 @@ func stateName(s raft.RaftState) string {
 	return "parked"
 }
 
-// look asks every member how it is.
+// look asks every member how it is, and as the leader tells it how the others are.
 func (n *Node) look(ctx context.Context, run *running) {
-	nodes := map[string]bool{}
-	told, err := json.Marshal(n.leaderViews())
+	views := n.views()
+	told, err := json.Marshal(views)
 	if err != nil {
 		return
 	}
+	n.picture.tell(views, n.conf.Now()) // what it shows once it leads no more
+	n.ask(ctx, servers(run.raft), told)
+}
+
+// lookAround is look on a node that hears no leader: which voters it reaches is what an operator needs to know then. It leaves the replicas
+// alone, of which there may be a hundred, each of them looking.
+func (n *Node) lookAround(ctx context.Context) {
+	tick := time.NewTicker(announceEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		run := n.current()
+		if run == nil || n.Contact() {
+			continue
+		}
+		n.ask(ctx, slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter }), nil)
+		views := n.views()
+		n.picture.mu.Lock()
+		n.picture.around, n.picture.aroundAt = views, n.conf.Now()
+		n.picture.mu.Unlock()
+	}
+}
+
+func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
+	nodes := map[string]bool{}
 	ctx, cancel := context.WithTimeout(ctx, max(n.conf.Pace.Poll, 2*time.Second))
 	defer cancel()
 	var wg sync.WaitGroup
-	for _, s := range servers(run.raft) {
+	for _, s := range members {
 		node := string(s.ID)
 		nodes[node] = true
 		if node == n.conf.NodeID {
