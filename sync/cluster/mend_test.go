@@ -68,7 +68,7 @@ func sealedTail(t *testing.T, dir string) uint64 {
 
 func openMended(t *testing.T, dir string) *wal.WAL {
 	t.Helper()
-	w, err := wal.Open(dir, wal.WithSegmentSize(testSegment), wal.WithLogger(newRaftLog(slog.New(slog.DiscardHandler))),
+	w, err := wal.Open(dir, wal.WithSegmentSize(testSegment), wal.WithLogger(newRaftLog(slog.New(slog.DiscardHandler))), wal.WithSegmentFiler(newSegments(dir)),
 		wal.WithMetaStore(&mendingMeta{segmentBytes: testSegment, log: slog.New(slog.DiscardHandler)}))
 	if err != nil {
 		t.Fatal(err)

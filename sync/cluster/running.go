@@ -36,7 +36,7 @@ func openWAL(c *Config) (*wal.WAL, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft log: %w", err)
 	}
-	w, err := wal.Open(dir, wal.WithSegmentSize(c.SegmentBytes), wal.WithLogger(newRaftLog(c.Logger)),
+	w, err := wal.Open(dir, wal.WithSegmentSize(c.SegmentBytes), wal.WithLogger(newRaftLog(c.Logger)), wal.WithSegmentFiler(newSegments(dir)),
 		wal.WithMetaStore(&mendingMeta{segmentBytes: c.SegmentBytes, log: c.Logger}))
 	if err != nil {
 		return nil, fmt.Errorf("open raft log: %w", err)
