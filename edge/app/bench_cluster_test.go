@@ -35,7 +35,7 @@ func BenchmarkCluster(b *testing.B) {
 	if binary == "" {
 		b.Skip("WISPGATE_BENCH does not name a built binary: use make bench")
 	}
-	c := &clusterBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000), most: map[string]float64{}, parts: map[string]string{}}
+	c := &clusterBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000)}
 	if parts := os.Getenv("WISPGATE_BENCH_PARTS"); parts != "" {
 		c.only = regexp.MustCompile(parts)
 	}
@@ -76,8 +76,6 @@ type clusterBench struct {
 	only        *regexp.Regexp
 	made        atomic.Int64
 	rest        map[*benchNode]time.Duration // p99 of a login at rest
-	most        map[string]float64           // resident memory by state, MB
-	parts       map[string]string            // of it
 }
 
 const benchClusterConfig = "cluster: {listen: %q, network: %s}\n"
@@ -97,9 +95,11 @@ func (c *clusterBench) prepare(binary string) {
 	first.apiReady("")
 	c.key = first.claim()
 	first.client.key = c.key
-	begin := time.Now()
+	begin, w := time.Now(), watchMemory(c.nodes...)
 	first.seed(c.subscribers)
 	c.table.note(fmt.Sprintf("seed %d subscribers through the API", c.subscribers), time.Since(begin).Round(time.Second).String(), "", float64(c.subscribers)/time.Since(begin).Seconds(), "/s")
+	w.row(&c.table, "seeding")
+	w = watchMemory(c.nodes...)
 	for _, n := range c.nodes[1:] {
 		var token struct {
 			Token string `json:"token"`
@@ -119,13 +119,14 @@ func (c *clusterBench) prepare(binary string) {
 		return nil
 	})
 	c.settled()
+	w.row(&c.table, "joining")
 	time.Sleep(40 * time.Second) // what joining and seeding took for a moment is given back
-	c.look("at rest")
+	w = watchMemory(c.nodes...)
 	c.rest = map[*benchNode]time.Duration{}
 	for i, p := range c.beside(c.nodes, func() { time.Sleep(10 * time.Second) }) {
 		c.rest[c.nodes[i]] = p
 	}
-	c.memory("at rest")
+	w.row(&c.table, "at rest")
 }
 
 // settled waits until every node has the same version.
@@ -198,12 +199,10 @@ func (c *clusterBench) failover(profile string, target float64) {
 		dead.apiReady(c.key)
 		c.settled()
 	}
-	c.look("after elections")
 	what := "failover, " + profile + ": kill -9 of the leader to the first acknowledged write"
 	c.table.row(what+", worst of "+strconv.Itoa(rounds), "median "+median(times).Round(10*time.Millisecond).String(), "", slices.Max(times).Seconds(), atMost(target, " s"))
 	slices.Sort(ratios)
 	c.table.row("RADIUS p99 during elections, "+profile+", median of rounds", median(worst).Round(10*time.Microsecond).String(), "at rest "+median(c.rests()).Round(10*time.Microsecond).String(), ratios[len(ratios)/2], atMost(1.5, " x"))
-	c.memory("after elections")
 }
 
 func (c *clusterBench) rests() (list []time.Duration) {
@@ -235,10 +234,12 @@ func (c *clusterBench) rejoin() {
 	missed := benchCount("MISSED", 100_000)
 	begin := time.Now()
 	entries := c.applied(leader)
+	w := watchMemory(c.nodes...)
 	c.customers(leader, missed, 128)
+	w.row(&c.table, "under writes")
 	entries = c.applied(leader) - entries
 	c.table.note(fmt.Sprintf("%d customers, 128 callers, through the API of the leader", missed), fmt.Sprintf("%.0f entries", float64(entries)), "", float64(missed)/time.Since(begin).Seconds(), "/s")
-	c.look("under writes")
+	w = watchMemory(c.nodes...)
 	p99 := c.beside([]*benchNode{leader, others[1]}, func() {
 		begin = away.start()
 		away.apiReady(c.key)
@@ -247,15 +248,13 @@ func (c *clusterBench) rejoin() {
 			if got := c.applied(away); got < want {
 				return fmt.Errorf("applied %d of %d", got, want)
 			}
-			c.look("rejoining")
 			return nil
 		})
 	})
 	c.table.row(fmt.Sprintf("rejoin after %d missed writes", missed), fmt.Sprintf("%d entries", entries), "", time.Since(begin).Seconds(), atMost(20, " s"))
 	c.table.row("RADIUS p99 of the leader while another node catches up", p99[0].Round(10*time.Microsecond).String(), "at rest "+c.rest[leader].Round(10*time.Microsecond).String(), ratioOf(p99[0], c.rest[leader]), atMost(1.5, " x"))
+	w.row(&c.table, "rejoining")
 	c.settled()
-	c.memory("under writes")
-	c.memory("rejoining")
 }
 
 func (c *clusterBench) applied(n *benchNode) uint64 {
@@ -307,13 +306,12 @@ func (c *clusterBench) rebase(count int, target float64) {
 		}
 		return nil
 	})
-	begin := time.Now()
+	begin, w := time.Now(), watchMemory(c.nodes...)
 	c.customers(tower, count, 64)
 	accepted := time.Since(begin)
-	state := fmt.Sprintf("%d pending", count)
-	c.look(state)
+	w.row(&c.table, fmt.Sprintf("%d pending", count))
 	c.table.note(fmt.Sprintf("%d writes accepted by a node that is cut off, 64 callers", count), accepted.Round(10*time.Millisecond).String(), "", float64(count)/accepted.Seconds(), "/s")
-	begin = time.Now()
+	begin, w = time.Now(), watchMemory(c.nodes...)
 	for _, n := range []*benchNode{leader, others[1]} {
 		n.signal(syscall.SIGCONT)
 	}
@@ -323,7 +321,6 @@ func (c *clusterBench) rebase(count int, target float64) {
 			if err != nil || s.Pending.Waiting > 0 {
 				return fmt.Errorf("%d wait, %s", s.Pending.Waiting, fmt.Sprint(err))
 			}
-			c.look("rebasing " + strconv.Itoa(count))
 			return nil
 		})
 	})
@@ -335,24 +332,8 @@ func (c *clusterBench) rebase(count int, target float64) {
 	} else {
 		c.table.note(what, "", "", took.Seconds(), " s")
 	}
+	w.row(&c.table, "rebasing "+strconv.Itoa(count))
 	c.settled()
-	c.memory(state)
-	c.memory("rebasing " + strconv.Itoa(count))
-}
-
-// look notes the resident memory of the nodes that run.
-func (c *clusterBench) look(state string) {
-	for _, n := range c.nodes {
-		if n.cmd != nil {
-			if mb, parts := n.rss(); mb > c.most[state] {
-				c.most[state], c.parts[state] = mb, parts
-			}
-		}
-	}
-}
-
-func (c *clusterBench) memory(state string) {
-	c.table.row("most memory of a node, "+state, c.parts[state], "", c.most[state], atMost(64, " MB"))
 }
 
 // beside sends each node 200 logins a second while work runs, and returns their p99, a lost one as the time it was waited for.

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -31,6 +32,7 @@ type benchNode struct {
 	admin                 string
 	name, cluster         string // of one among others
 	cmd                   *exec.Cmd
+	running               atomic.Int64 // its process id, 0 while it is down
 	ended                 chan error
 	client                *demoClient
 	nas, plan             edge.ID
@@ -86,6 +88,7 @@ func (n *benchNode) start() time.Time {
 	if err := n.cmd.Start(); err != nil {
 		n.b.Fatal(err)
 	}
+	n.running.Store(int64(n.cmd.Process.Pid))
 	cmd, ended := n.cmd, make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	n.ended = ended
@@ -112,6 +115,7 @@ func (n *benchNode) kill() {
 }
 
 func (n *benchNode) wait() {
+	n.running.Store(0)
 	select {
 	case <-n.ended:
 	case <-time.After(30 * time.Second):
@@ -305,10 +309,4 @@ func (n *benchNode) procValue(file, name string) float64 {
 	}
 	n.b.Fatalf("/proc/PID/%s has no %s", file, name)
 	return 0
-}
-
-// rss is the resident memory in MB, and how it is made up.
-func (n *benchNode) rss() (mb float64, parts string) {
-	value := func(name string) float64 { return n.procValue("status", name) / 1024 }
-	return value("VmRSS"), fmt.Sprintf("%.0f MB heap and stacks + %.0f MB mapped files", value("RssAnon"), value("RssFile"))
 }

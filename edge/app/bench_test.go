@@ -69,12 +69,14 @@ func (p *productBench) prepare() {
 	p.node.apiReady("")
 	p.key = p.node.claim()
 	p.node.client.key = p.key
-	begin := time.Now()
+	begin, w := time.Now(), watchMemory(p.node)
 	p.node.seed(p.subscribers)
 	took := time.Since(begin)
+	w.row(&p.table, "seeding")
+	w = watchMemory(p.node)
+	time.Sleep(20 * time.Second)
+	w.row(&p.table, "20 s after seeding")
 	p.table.note(fmt.Sprintf("seed %d subscribers through the API", p.subscribers), took.Round(time.Second).String(), "", float64(p.subscribers)/took.Seconds(), "/s")
-	mb, parts := p.node.rss()
-	p.table.row("memory right after seeding", parts, "", mb, atMost(64, " MB"))
 }
 
 // starts measures from the start of the process to its first Access-Accept, after a clean stop and after a kill.
@@ -145,33 +147,6 @@ func (p *productBench) allocations() {
 	default:
 		p.table.row(what, fmt.Sprintf("%d tests", ran), "", 0, atMost(0, ""))
 	}
-}
-
-// memory looks at the resident set after a start and after a minute of load.
-func (p *productBench) memory() {
-	p.node.stop()
-	p.node.start()
-	p.node.accepted(0)
-	p.node.apiReady(p.key)
-	time.Sleep(40 * time.Second)
-	mb, parts := p.node.rss()
-	p.table.row(fmt.Sprintf("memory with %d subscribers, idle", p.subscribers), parts, "", mb, atMost(64, " MB"))
-	most, when := 0.0, ""
-	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
-		if _, err := p.load(p.node.auth, packet.AccessRequest, 64, 20_000, nil).Run(context.Background()); err != nil {
-			p.Fatal(err)
-		}
-		if _, err := p.load(p.node.acct, packet.AccountingRequest, 64, 2_000, p.interim(0)).Run(context.Background()); err != nil {
-			p.Fatal(err)
-		}
-		if mb, parts := p.node.rss(); mb > most {
-			most, when = mb, parts
-		}
-	}
-	p.table.row("most memory in a minute of RADIUS load", when, "", most, atMost(64, " MB"))
-	time.Sleep(35 * time.Second)
-	mb, parts = p.node.rss()
-	p.table.row("memory half a minute after it", parts, "", mb, atMost(64, " MB"))
 }
 
 // load asks for logins in turn, or sends what attrs appends.
