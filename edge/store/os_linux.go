@@ -65,22 +65,53 @@ func tame(path string) error {
 
 // Advice of madvise(2).
 const (
-	madvRandom  = 1
-	madvPageout = 21 // Linux 5.4; gives pages back without ever losing what they hold
+	madvRandom   = 1
+	madvDontNeed = 4  // of a shared mapping of a file: takes the pages out of the mapping; what they hold stays in the page cache
+	madvPageout  = 21 // Linux 5.4; takes clean pages out of the page cache, too, and of no mapping anything that is nowhere else
 )
 
 func adviseRandom(path string) error {
-	return advise(func(name string) bool { return strings.HasSuffix(name, path) }, madvRandom)
+	return advise(func(_, name string) uintptr {
+		if name == path {
+			return madvRandom
+		}
+		return 0
+	})
 }
 
-// pageOut gives back the memory of the tables' mappings below dir: clean pages that a later read fetches again.
-func pageOut(dir string) error {
-	return advise(func(name string) bool { return strings.Contains(name, dir) && strings.HasSuffix(name, ".sst") }, madvPageout)
+// unmapTables takes the pages of tables out of their mappings. Those that are held stay in the page cache, where a later read finds them. Others,
+// which are being written or are on their way out, may have gone meanwhile and their addresses be somebody else's: there only advice is allowed
+// that destroys nothing whatever is there, and a later read has to go to the disk.
+func unmapTables(dir string, held map[string]bool) error {
+	return advise(func(_, name string) uintptr {
+		switch {
+		case filepath.Dir(name) != dir || filepath.Ext(name) != ".sst":
+			return 0
+		case held[filepath.Base(name)]:
+			return madvDontNeed
+		}
+		return madvPageout
+	})
 }
 
-// advise gives the kernel advice on this process's mappings of the files that match. A mapping may go away meanwhile and its addresses be
-// used anew, so only advice that cannot lose data is allowed here.
-func advise(match func(name string) bool, advice uintptr) error {
+// RelaxProgram takes the pages of the running program out of its memory, as Relax does with tables: those that only a start needed stay in
+// the page cache. Best effort.
+func RelaxProgram() {
+	exe, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	_ = advise(func(mode, name string) uintptr {
+		if name == exe && mode[1] == '-' { // what can be written is not in the file
+			return madvDontNeed
+		}
+		return 0
+	})
+}
+
+// advise gives the kernel the advice that choose names, 0 for none, on this process's mappings of files. A mapping that nobody holds may go
+// away meanwhile and its addresses be used anew.
+func advise(choose func(mode, name string) uintptr) error {
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return err
@@ -89,7 +120,12 @@ func advise(match func(name string) bool, advice uintptr) error {
 	lines := bufio.NewScanner(maps)
 	for lines.Scan() {
 		span, rest, _ := strings.Cut(lines.Text(), " ")
-		if !match(rest) {
+		name := strings.IndexByte(rest, '/') // before it come only mode, offset, device and inode
+		if name < 4 {
+			continue
+		}
+		advice := choose(rest[:4], rest[name:])
+		if advice == 0 {
 			continue
 		}
 		lo, hi, _ := strings.Cut(span, "-")
@@ -98,7 +134,8 @@ func advise(match func(name string) bool, advice uintptr) error {
 		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		if _, _, errno := syscall.Syscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), advice); errno != 0 && errno != syscall.ENOMEM {
+		_, _, errno := syscall.Syscall(syscall.SYS_MADVISE, uintptr(start), uintptr(end-start), advice)
+		if errno != 0 && errno != syscall.ENOMEM && errno != syscall.EINVAL { // gone meanwhile; an older kernel
 			return errno
 		}
 	}

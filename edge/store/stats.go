@@ -1,6 +1,11 @@
 package store
 
-import "path/filepath"
+import (
+	"path/filepath"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/table"
+)
 
 // Stats is what metrics, the support bundle and the benchmarks show. Sizes are octets; counters start at Open.
 type Stats struct {
@@ -37,6 +42,40 @@ func (s *Store) Stats() Stats {
 	return st
 }
 
-// Relax gives back the memory that reading has mapped in: on a small board, after a start or a compaction, it is wanted elsewhere. Best
-// effort; what is needed again is read again.
-func (s *Store) Relax() { _ = pageOut(s.opts.Dir) }
+// Relax takes the tables out of this process's memory: Badger maps each whole, and what a scan, a start or a compaction has touched stays until
+// the table goes. The pages stay in the page cache, where the kernel takes them when it wants them, so it costs a read little and may be called
+// often. Best effort.
+func (s *Store) Relax() {
+	s.mu.RLock()
+	h := s.h
+	if h == nil {
+		s.mu.RUnlock()
+		return
+	}
+	h.refs.Add(1)
+	s.mu.RUnlock()
+	defer h.release()
+	before := tables(h.db)
+	txn := h.db.NewTransaction(false)
+	defer txn.Discard()
+	it := txn.NewIterator(badger.IteratorOptions{}) // holds every table that is in use now
+	defer it.Close()
+	held := map[string]bool{}
+	for name := range tables(h.db) {
+		if before[name] { // in use before and after, and no name is used twice
+			held[name] = true
+		}
+	}
+	if err := unmapTables(h.dir, held); err != nil {
+		s.log.Debug("tables stay mapped in", "error", err)
+	}
+}
+
+// tables names the files of the tables that are in use.
+func tables(db *badger.DB) map[string]bool {
+	names := map[string]bool{}
+	for _, t := range db.Tables() {
+		names[table.IDToFilename(t.ID)] = true
+	}
+	return names
+}
