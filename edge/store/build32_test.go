@@ -36,7 +36,7 @@ func TestThe32BitBuildsBothWays(t *testing.T) {
 			if err == nil || !strings.Contains(plain, "refuses to open the store") || !strings.Contains(plain, "this build corrupts data") {
 				t.Errorf("the plain build must refuse; got %v: %s", err, plain)
 			}
-			mended, err := try32(t, "../../scripts/go32", target.env, target.emulator,
+			mended, err := try32(t, "../../scripts/gomended", target.env, target.emulator,
 				"TheAllocatorOfThisBuildIsSound|TheLargestBatch|ARestoreReplaces|TheChecksum|ADirectory")
 			if err != nil {
 				t.Errorf("the mended build: %v: %s", err, mended)

@@ -19,7 +19,7 @@ func selfTest() error {
 	return &edge.Error{
 		Kind: edge.Internal, Code: "allocator_faulty",
 		Message: "This 32-bit program was built with an allocator that corrupts stored data, and refuses to open the store",
-		Fix:     "Build 32-bit targets with scripts/go32 in place of go; released packages are built that way",
+		Fix:     "Build 32-bit targets with scripts/gomended in place of go; released packages are built that way",
 	}
 }
 

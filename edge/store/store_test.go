@@ -391,7 +391,7 @@ func TestAStateThatDoesNotOpenIsNamedAndCanBeSetAside(t *testing.T) {
 func TestTheAllocatorOfThisBuildIsSound(t *testing.T) {
 	t.Parallel()
 	if !allocatorSound() {
-		t.Fatal("this build corrupts data: build 32-bit targets with scripts/go32")
+		t.Fatal("this build corrupts data: build 32-bit targets with scripts/gomended")
 	}
 	if err := selfTest(); err != nil {
 		t.Fatal(err)
