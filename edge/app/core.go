@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -97,6 +97,8 @@ type core struct {
 
 	statusNow func() Status // of every tenant, for the local listener
 
+	memoryMost int64 // octets that Go's memory may be
+
 	mu sync.Mutex // guards what a program adds while it runs
 
 	stack []cleanup
@@ -168,7 +170,7 @@ func newCore(ctx context.Context, opts Options, dir, program string) (*core, err
 	if c.id, err = loadNodeID(dir, opts.Config.Node); err != nil {
 		return nil, err
 	}
-	limitMemory(c.log)
+	c.limitMemory()
 	for _, open := range []func() error{c.openStore, c.openVault, c.openAudit, c.openCA} {
 		if err := open(); err != nil {
 			return nil, errors.Join(err, c.stop())
@@ -222,22 +224,14 @@ func loadNodeID(dir string, n config.Node) (id nodeID, err error) {
 	return id, writeFile(path, raw, 0o600)
 }
 
-// limitMemory sets Go's soft limit to 40 % of what the machine or its cgroup gives, unless GOMEMLIMIT says otherwise; the rest is for
-// mapped tables, the page cache and the kernel.
-func limitMemory(log *slog.Logger) {
-	if os.Getenv("GOMEMLIMIT") != "" {
-		return
+// limitMemory finds the most that Go's memory may be, 40 % of what the machine or its cgroup gives: the rest is for mapped tables, the page cache
+// and the kernel. From here on the limit follows what lives in the heap, below that, unless GOMEMLIMIT says otherwise.
+func (c *core) limitMemory() {
+	c.memoryMost = math.MaxInt64
+	if total := memoryTotal(); total > 0 {
+		c.memoryMost = max(int64(total/10*4), 24<<20)
 	}
-	total := memoryTotal()
-	if total == 0 {
-		return
-	}
-	limit := max(int64(total/10*4), 24<<20)
-	debug.SetMemoryLimit(limit)
-	if total <= 256<<20 && os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
-	log.Debug("memory limit set", "limit_bytes", limit, "total_bytes", total)
+	c.aim()
 }
 
 func (c *core) openStore() (err error) {

@@ -8,51 +8,69 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"wispgate/edge/store"
 )
 
-// A board of 256 MB has other programs, too. The heap is kept close to what lives in it, and what a start, an import or a compaction took
-// for a moment is given back: unused heap to the system, mapped tables to the page cache.
+// A board of 256 MB has other programs, too, and a node beside others on a large machine is not to behave otherwise. The heap is kept close to
+// what lives in it, and what a start, an import or a compaction took for a moment is given back: unused heap to the system, pages of mapped
+// files to the page cache.
 const (
-	goalFirst  = time.Second // after the start
-	goalEvery  = 2 * time.Second
-	tidyEvery  = 5        // of these
-	leastGoal  = 40 << 20 // of Go's memory: below it there is nothing to gain
-	leastSpare = 20 << 20 // beyond what lives: a compaction takes 3 MB for each table that it writes, and writes eight at once
-	spareHeap  = 8 << 20  // unused heap that may stay
-	spareTable = 24 << 20 // mapped file pages that may stay, the program's own included
-	mostTable  = 64 << 20 // beyond it they go at the next turn
+	glanceEvery = 250 * time.Millisecond
+	glanceBusy  = 50 * time.Millisecond // while a compaction maps some hundred MB a second
+	aimEvery    = time.Second
+	tidyEvery   = 10 * time.Second
+	programRest = 10 * time.Second // until the program's own pages are let go of again
+	leastGoal   = 32 << 20         // of Go's memory: below it there is nothing to gain
+	leastSpare  = 8 << 20          // beyond what lives
+	spareHeap   = 4 << 20          // unused heap that may stay
+	mostMapped  = 20 << 20         // pages of mapped files that may stay, the program's own included
 )
 
 // tidyLoop is the worker that does it.
 func (c *core) tidyLoop(ctx context.Context) error {
-	timer := time.NewTimer(goalFirst)
+	timer := time.NewTimer(glanceEvery)
 	defer timer.Stop()
-	most := debug.SetMemoryLimit(-1) // what limitMemory or the operator set
-	for turn := 1; ; turn++ {
+	var aimed, tidied, program time.Time
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-timer.C:
 		}
-		if os.Getenv("GOMEMLIMIT") == "" {
-			debug.SetMemoryLimit(min(memoryGoal(), most))
+		now := time.Now()
+		if now.Sub(aimed) >= aimEvery {
+			c.aim()
+			aimed = now
 		}
-		if turn%tidyEvery == 2 {
+		if now.Sub(tidied) >= tidyEvery {
 			if unusedHeap() > spareHeap {
 				debug.FreeOSMemory()
 			}
-			if mappedPages() > spareTable {
-				c.store.Relax()
-			}
-		} else if mappedPages() > mostTable { // an import maps faster than that
-			c.store.Relax()
+			tidied = now
 		}
-		timer.Reset(goalEvery)
+		if mappedPages() <= mostMapped {
+			timer.Reset(glanceEvery)
+			continue
+		}
+		c.store.Relax()
+		if now.Sub(program) >= programRest && mappedPages() > mostMapped {
+			store.RelaxProgram()
+			program = now
+		}
+		timer.Reset(glanceBusy)
 	}
 }
 
-// memoryGoal is the soft limit that suits what lives in the heap now, in octets: half as much again, and what is not heap. Without it, a machine
-// with much memory would let the heap double before each collection.
+// aim sets Go's soft limit to what suits the heap as it is now, unless the operator has set one.
+func (c *core) aim() {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(min(memoryGoal(), c.memoryMost))
+	}
+}
+
+// memoryGoal is the soft limit that suits what lives in the heap now, in octets: a third more, and what is not heap. Without it, a machine with
+// much memory would let the heap double before each collection.
 func memoryGoal() int64 {
 	samples := []metrics.Sample{
 		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
@@ -63,7 +81,7 @@ func memoryGoal() int64 {
 	for _, heap := range samples[2:] {
 		other -= min(other, heap.Value.Uint64())
 	}
-	return int64(max(live+max(live/2, leastSpare)+other, leastGoal))
+	return int64(max(live+max(live/3, leastSpare)+other, leastGoal))
 }
 
 // unusedHeap is what the runtime holds beyond the live objects, in octets.
@@ -80,19 +98,19 @@ func unusedHeap() uint64 {
 	return n
 }
 
-// mappedPages is RssFile, in octets; 0 where the system does not say.
+// mappedPages is how much of mapped files is in memory, in octets; 0 where the system does not say.
 func mappedPages() uint64 {
-	raw, err := os.ReadFile("/proc/self/status")
+	raw, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0
 	}
-	for line := range strings.Lines(string(raw)) {
-		if rest, ok := strings.CutPrefix(line, "RssFile:"); ok {
-			kb, err := strconv.ParseUint(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-			if err == nil {
-				return kb << 10
-			}
-		}
+	fields := strings.Fields(string(raw)) // in pages: size, resident, shared
+	if len(fields) < 3 {
+		return 0
 	}
-	return 0
+	pages, err := strconv.ParseUint(fields[2], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return pages * uint64(os.Getpagesize())
 }
