@@ -53,7 +53,10 @@ func (c *core) tidyLoop(ctx context.Context) error {
 			timer.Reset(glanceEvery)
 			continue
 		}
-		c.store.Relax()
+		if err := c.machine.Relax(); err != nil { // the store is being opened anew, or closed
+			timer.Reset(glanceEvery)
+			continue
+		}
 		if now.Sub(program) >= programRest && mappedPages() > mostMapped {
 			store.RelaxProgram()
 			program = now

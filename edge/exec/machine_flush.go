@@ -113,3 +113,17 @@ func (m *Machine) again() {
 	default:
 	}
 }
+
+// Relax takes the store's tables out of this process's memory. What is read afterwards comes back from the page cache.
+func (m *Machine) Relax() error {
+	m.mu.RLock()
+	p := m.base
+	if p == nil {
+		m.mu.RUnlock()
+		return ErrMachineClosed
+	}
+	p.refs.Add(1)
+	m.mu.RUnlock()
+	defer p.release()
+	return p.sn.Relax()
+}

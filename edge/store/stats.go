@@ -44,31 +44,22 @@ func (s *Store) Stats() Stats {
 
 // Relax takes the tables out of this process's memory: Badger maps each whole, and what a scan, a start or a compaction has touched stays until
 // the table goes. The pages stay in the page cache, where the kernel takes them when it wants them, so it costs a read little and may be called
-// often. Best effort.
-func (s *Store) Relax() {
-	s.mu.RLock()
-	h := s.h
-	if h == nil {
-		s.mu.RUnlock()
-		return
+// often. It is a snapshot's, of any age, because opening one waits for the commit that is in flight. Best effort.
+func (sn *Snapshot) Relax() error {
+	if !sn.usable() {
+		return ErrClosed
 	}
-	h.refs.Add(1)
-	s.mu.RUnlock()
-	defer h.release()
-	before := tables(h.db)
-	txn := h.db.NewTransaction(false)
-	defer txn.Discard()
-	it := txn.NewIterator(badger.IteratorOptions{}) // holds every table that is in use now
+	db := sn.h.db
+	before := tables(db)
+	it := sn.txn.NewIterator(badger.IteratorOptions{}) // holds every table that is in use now
 	defer it.Close()
 	held := map[string]bool{}
-	for name := range tables(h.db) {
+	for name := range tables(db) {
 		if before[name] { // in use before and after, and no name is used twice
 			held[name] = true
 		}
 	}
-	if err := unmapTables(h.dir, held); err != nil {
-		s.log.Debug("tables stay mapped in", "error", err)
-	}
+	return unmapTables(sn.h.dir, held)
 }
 
 // tables names the files of the tables that are in use.
