@@ -245,6 +245,7 @@ func (f *feeder) next() (*raft.Log, error) {
 // append has raft take entries. An answer without success means that the entry before them is not the one here.
 func (f *feeder) append(ctx context.Context, req *raft.AppendEntriesRequest) error {
 	req.RPCHeader, req.Term = f.header(), f.part.Term
+	f.run.guard.known(req)
 	answer, err := f.ask(ctx, req, nil, feedWithin)
 	if err != nil {
 		return err
@@ -295,8 +296,18 @@ func unixNano(ns int64) time.Time { return time.Unix(0, ns).UTC() }
 
 // queue is the way to raft on which requests of the network and carried ones meet, one after the other.
 type queue struct {
-	rpcs chan raft.RPC
-	turn sync.Mutex // held while one is handed over, and for as long as nothing may come between
+	rpcs   chan raft.RPC
+	turn   sync.Mutex                  // held while one is handed over, and for as long as nothing may come between
+	stands func() (index, term uint64) // where this node's snapshot stands
+}
+
+// known takes the entry before the new ones off a request where it is the one at which this node's snapshot stands: it is here, in the state.
+// Raft looks for it in the log, which begins behind it, and refuses; the leader would go back entry by entry and send the state once more.
+func (q *queue) known(req *raft.AppendEntriesRequest) {
+	index, term := q.stands()
+	if index > 0 && req.PrevLogEntry == index && req.PrevLogTerm == term {
+		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+	}
 }
 
 // forward hands over what the network brings until quit.
@@ -305,6 +316,9 @@ func (q *queue) forward(from <-chan raft.RPC, quit <-chan struct{}) {
 		select {
 		case rpc := <-from:
 			q.turn.Lock()
+			if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+				q.known(req)
+			}
 			select {
 			case q.rpcs <- rpc:
 				q.turn.Unlock()

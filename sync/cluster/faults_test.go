@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"wispgate/edge"
 	"wispgate/edge/exec"
@@ -125,8 +128,108 @@ func TestANodeThatWasAwayCatchesUpByEntriesOrBySnapshotWhicheverIsLess(t *testin
 			away.up()
 			f.put("w", "k", "on")
 			f.settled()
+			if tt.cut {
+				f.again(away)
+			}
 		})
 	}
+}
+
+// again sends a node that has a state, and entries behind it, what a leader sends it whose answers were lost: the entry at which its
+// snapshot stands as the one before the next, and the whole snapshot.
+func (f *flock) again(b *bird) {
+	f.t.Helper()
+	f.put("again", "k", "behind the snapshot")
+	f.settled()
+	l := f.leader()
+	run := l.node.current()
+	list, err := run.snaps.List()
+	check(f.t, err)
+	meta, state, err := run.snaps.Open(list[0].ID)
+	check(f.t, err)
+	defer state.Close()
+	id, addr := raft.ServerID(b.name), raft.ServerAddress(b.name)
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(l.name), Addr: []byte(l.name)}
+	term := run.raft.CurrentTerm()
+
+	var found raft.AppendEntriesResponse
+	check(f.t, run.trans.AppendEntries(id, addr, &raft.AppendEntriesRequest{
+		RPCHeader: header, Term: term, PrevLogEntry: meta.Index, PrevLogTerm: meta.Term, LeaderCommitIndex: meta.Index,
+	}, &found))
+	if !found.Success {
+		f.t.Error("the entry at which its snapshot stands is strange to the node")
+	}
+	var taken raft.InstallSnapshotResponse
+	check(f.t, run.trans.InstallSnapshot(id, addr, &raft.InstallSnapshotRequest{
+		RPCHeader: header, SnapshotVersion: meta.Version, Term: term, LastLogIndex: meta.Index, LastLogTerm: meta.Term, Size: meta.Size,
+		Configuration: raft.EncodeConfiguration(meta.Configuration), ConfigurationIndex: meta.ConfigurationIndex,
+	}, &taken, state))
+	if !taken.Success {
+		f.t.Error("the snapshot is not taken a second time")
+	}
+	f.put("after", "k", "after the second snapshot")
+	f.settled()
+	b.down()
+	b.up()
+	f.put("restarted", "k", "after a restart")
+	f.settled()
+}
+
+// TestANodeThatDiesWhileASnapshotIsInstalledGoesOn kills a node when the snapshot has arrived whole, and when its state is installed and the
+// log, which ends long before it, has not been looked at yet.
+func TestANodeThatDiesWhileASnapshotIsInstalledGoesOn(t *testing.T) {
+	for _, at := range []string{"arrived", "installed"} {
+		t.Run(at, func(t *testing.T) {
+			f := three(t, nil)
+			away := f.bird(f.others(f.leader().name)[0])
+			away.down()
+			for i := range 50 {
+				f.put(fmt.Sprint("w", i), fmt.Sprint("k", i), "v")
+			}
+			l := f.leader()
+			check(t, l.node.Snapshot())
+			away.receive(l, at == "installed")
+			for _, other := range f.others(away.name) { // a leader that does not know how far the node once was
+				if other != l.name {
+					check(t, f.do("sync.node.lead", PeerRef{other}))
+					f.until(other+" leads", func() bool { return f.leader().name == other })
+				}
+			}
+			away.up()
+			f.put("on", "k", "after the restart")
+			f.settled()
+			away.down()
+			away.up()
+			f.put("again", "k", "after another")
+			f.settled()
+		})
+	}
+}
+
+// receive leaves the folder of a node that is down as a snapshot of the leader's does that arrives just before the node dies.
+func (b *bird) receive(l *bird, installed bool) {
+	t := b.f.t
+	t.Helper()
+	from := l.node.current().snaps
+	list, err := from.List()
+	check(t, err)
+	meta, state, err := from.Open(list[0].ID)
+	check(t, err)
+	defer state.Close()
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	snaps, err := newSnapshots(filepath.Join(b.logDir(), "snapshots"), m)
+	check(t, err)
+	sink, err := snaps.Create(meta.Version, meta.Index, meta.Term, meta.Configuration, meta.ConfigurationIndex, nil)
+	check(t, err)
+	_, err = io.Copy(sink, state)
+	check(t, errors.Join(err, sink.Close()))
+	if installed {
+		check(t, snaps.install(filepath.Join(snaps.dir, sink.ID()+spoolSuffix)))
+	}
+	check(t, errors.Join(m.Close(), s.Close()))
 }
 
 // machineIndex is the applied index of a node that is down.

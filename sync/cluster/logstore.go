@@ -24,6 +24,7 @@ var errHung = errors.New("a write to the raft log does not return")
 // with a hung disk would otherwise go on sending heartbeats and hold the cluster.
 type logStore struct {
 	walStore
+	snaps   *snapshots
 	timeout time.Duration
 	unfit   func(error) // called once, on any goroutine
 	once    sync.Once
@@ -43,6 +44,26 @@ func (l *logStore) watched(write func() error) error {
 	return err
 }
 
+// IsMonotonic hides from raft that raft-wal takes entries without gaps only. Raft would throw the whole log away with every snapshot that
+// arrives, also behind the snapshot, and go on as if it still held what was there: a snapshot that comes twice would end the program.
+func (l *logStore) IsMonotonic() bool { return false }
+
+// beginBehind empties a log that ends before the newest snapshot when the entry behind that comes: what it holds is in the state.
+func (l *logStore) beginBehind(next uint64) error {
+	last, err := l.LastIndex()
+	if err != nil || last == 0 || next <= last+1 {
+		return err
+	}
+	if at, _ := l.snaps.stands(); next != at+1 {
+		return nil // raft-wal refuses it
+	}
+	first, err := l.FirstIndex()
+	if err != nil {
+		return err
+	}
+	return l.DeleteRange(first, last)
+}
+
 func (l *logStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
 func (l *logStore) StoreLogs(logs []*raft.Log) error {
@@ -50,6 +71,11 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		l.octets.Add(int64(len(log.Data)))
 	}
 	l.entries.Add(int64(len(logs)))
+	if len(logs) > 0 {
+		if err := l.watched(func() error { return l.beginBehind(logs[0].Index) }); err != nil {
+			return err
+		}
+	}
 	for len(logs) > 0 {
 		n := appendable(logs)
 		if err := l.watched(func() error { return l.walStore.StoreLogs(logs[:n]) }); err != nil {

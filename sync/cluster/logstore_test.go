@@ -13,6 +13,8 @@ type appends struct {
 	calls [][]*raft.Log
 }
 
+func (a *appends) LastIndex() (uint64, error) { return 0, nil }
+
 func (a *appends) StoreLogs(logs []*raft.Log) error {
 	a.calls = append(a.calls, logs)
 	return nil

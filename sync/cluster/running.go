@@ -91,10 +91,10 @@ func (n *Node) start() (run *running, err error) {
 	if run.alone {
 		run.times = n.conf.Timeouts
 	}
-	trans, closeTrans := n.newTransport(run.times)
+	trans, closeTrans := n.newTransport(run.times, snaps)
 	run.trans, run.closeTrans, run.snaps = trans, closeTrans, snaps
 	run.guard, _ = trans.(*guarded)
-	run.log = &logStore{walStore: w, timeout: run.times.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
+	run.log = &logStore{walStore: w, snaps: snaps, timeout: run.times.Write, unfit: func(err error) { n.post(event{run: run, unfit: err}) }}
 	leads := make(chan bool)
 	rc := raftConfig(&n.conf, run.times)
 	rc.NotifyCh = leads

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 
 	"github.com/hashicorp/raft"
 
@@ -20,6 +21,7 @@ import (
 type snapshots struct {
 	dir     string
 	machine *exec.Machine
+	last    atomic.Pointer[record] // newest; nil: none
 }
 
 var _ raft.SnapshotStore = (*snapshots)(nil)
@@ -42,7 +44,21 @@ func newSnapshots(dir string, m *exec.Machine) (*snapshots, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open snapshots: %w", err)
 	}
-	return &snapshots{dir: dir, machine: m}, nil
+	s := &snapshots{dir: dir, machine: m}
+	newest, err := s.newest()
+	if err == nil && newest.Index > 0 {
+		s.last.Store(&newest)
+	}
+	return s, err
+}
+
+// stands is where the newest snapshot stands whose state the machine holds: up to there this node has what the cluster committed.
+func (s *snapshots) stands() (index, term uint64) {
+	r := s.last.Load()
+	if r == nil || s.machine.AppliedIndex() < max(r.Flushed, r.Installed) {
+		return 0, 0
+	}
+	return r.Index, r.Term
 }
 
 func (s *snapshots) Create(version raft.SnapshotVersion, index, term uint64, conf raft.Configuration, confIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
@@ -224,6 +240,9 @@ func (k *sink) Close() error {
 	}
 	if err := writeAtomic(k.store.dir, k.meta.ID+metaSuffix, raw); err != nil {
 		return err
+	}
+	if last := k.store.last.Load(); last == nil || last.ID <= k.meta.ID {
+		k.store.last.Store(&k.meta)
 	}
 	return k.store.forgetBefore(k.meta.ID)
 }

@@ -10,7 +10,7 @@ import (
 
 // newTransport is in memory for a node that stands alone, else raft's streams on the node's port. There is no plain TCP: whoever could
 // reach the port could write the log.
-func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
+func (n *Node) newTransport(times Timeouts, snaps *snapshots) (raft.Transport, func() error) {
 	if n.port == nil {
 		_, t := raft.NewInmemTransport(raft.ServerAddress(n.conf.NodeID))
 		return t, t.Close
@@ -19,7 +19,7 @@ func (n *Node) newTransport(times Timeouts) (raft.Transport, func() error) {
 		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: times.Transport, Logger: newRaftLog(n.conf.Logger),
 	})
 	t.TimeoutScale = times.SnapshotScale
-	g := &guarded{NetworkTransport: t, queue: queue{rpcs: make(chan raft.RPC)}}
+	g := &guarded{NetworkTransport: t, queue: queue{rpcs: make(chan raft.RPC), stands: snaps.stands}}
 	quit := make(chan struct{})
 	go g.forward(t.Consumer(), quit) // ends with quit, or when a carried state that it waits behind is done
 	return g, func() error {
