@@ -179,9 +179,14 @@ func (st *clusterStatus) away() string {
 	}
 	reached := []string{}
 	for _, m := range st.Cluster.Members {
-		if m.Voter && m.Node != st.Node && st.Clock.Now.Sub(m.Seen) < wellFor {
-			reached = append(reached, m.Node)
+		if m.Node == st.Node || !m.Voter || st.Clock.Now.Sub(m.Seen) >= wellFor {
+			continue
 		}
+		if m.State == "leader" {
+			return fmt.Sprintf("Node %s reaches %s, which leads, and does not hear it: look at this node's cluster.advertise, at the way to its port, and that no copy of it runs elsewhere",
+				st.Node, m.Node)
+		}
+		reached = append(reached, m.Node)
 	}
 	since, whom := "", "none"
 	if st.Pending.Since != nil {
@@ -236,6 +241,7 @@ type clusterStatus struct {
 			Seen  time.Time `json:"seen"`
 			Lag   uint64    `json:"lag"`
 			Voter bool      `json:"voter"`
+			State string    `json:"state"`
 		} `json:"members"`
 	} `json:"cluster"`
 	Pending struct {

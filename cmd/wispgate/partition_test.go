@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,6 +109,7 @@ func (l *lan) heal() {
 type campaign struct {
 	t     *testing.T
 	net   *lan
+	disks []*disk
 	nodes []*towerNode
 
 	mu    sync.Mutex
@@ -118,7 +120,9 @@ func newCampaign(t *testing.T, n int) *campaign {
 	t.Helper()
 	c := &campaign{t: t, net: newLAN(t, n), acked: map[string]string{}}
 	for i := range n {
-		m := &towerNode{program: newProgram(t, "serve", t.TempDir(), named(fmt.Sprint("n", i+1))+fmt.Sprintf(`
+		d := newDisk(t, 700)
+		c.disks = append(c.disks, d)
+		m := &towerNode{program: newProgram(t, "serve", d.dir, named(fmt.Sprint("n", i+1))+fmt.Sprintf(`
 radius: {auth_listen: [":1812"], acct_listen: [":1813"], workers: 1, reject_delay: 0s}
 api: {listen: ":8443", admin_listen: ""}
 cluster: {listen: "%s:7846"}
@@ -247,7 +251,11 @@ func (c *campaign) harm(rng *rand.Rand) string {
 	other := (victim + 1 + rng.IntN(n-1)) % n
 	lasts := time.Duration(1500+rng.IntN(3000)) * time.Millisecond
 	what := ""
-	switch rng.IntN(6) {
+	kinds := 7
+	if c.disks[victim].image != "" {
+		kinds = 10
+	}
+	switch rng.IntN(kinds) {
 	case 0:
 		what = fmt.Sprintf("n%d is cut off", victim+1)
 		c.net.apart(victim)
@@ -279,14 +287,35 @@ func (c *campaign) harm(rng *rand.Rand) string {
 				c.net.apart(i)
 			}
 		}
+	case 6:
+		what = fmt.Sprintf("n%d stands still, as a machine that is moved", victim+1)
+		must(c.t, c.nodes[victim].cmd.Process.Signal(syscall.SIGSTOP))
+		pause(c.t.Context(), lasts)
+		must(c.t, c.nodes[victim].cmd.Process.Signal(syscall.SIGCONT))
+		lasts = 0
+	case 7:
+		what = fmt.Sprintf("the power of n%d is cut", victim+1)
+		c.disks[victim].cut(c.nodes[victim].program, lasts/4)
+		lasts = 0
+	case 8:
+		what = fmt.Sprintf("the disk of n%d is full", victim+1)
+		filler := peers.FillUp(c.t, c.disks[victim].dir)
+		pause(c.t.Context(), lasts)
+		must(c.t, os.Remove(filler))
+		_ = os.Remove(filler + "2")
+		lasts = 0
+	case 9:
+		what = fmt.Sprintf("n%d flushes slowly", victim+1)
+		slowFlushes(c.t, c.nodes[victim].program, lasts)
+		lasts = 0
 	}
 	pause(c.t.Context(), lasts)
 	c.net.heal()
 	return what
 }
 
-// TestAClusterOnABadNetwork runs three real nodes in network namespaces of their own under cuts in one and in both directions, flapping and
-// narrow links and kills, while people take claims of which only one can be right. WISPGATE_HARMS=n is how many times harm is done.
+// TestAClusterOnABadNetwork runs three real nodes in network namespaces and on disks of their own under cuts in one and in both directions,
+// flapping and narrow links, kills, pauses, power cuts, full disks and slow flushes, while people take claims of which only one can be right. WISPGATE_HARMS=n is how many times harm is done.
 func TestAClusterOnABadNetwork(t *testing.T) {
 	onBuilt(t)
 	c := newCampaign(t, 3)

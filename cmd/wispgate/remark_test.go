@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -28,6 +29,11 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 		}
 	}))
 	defer node.Close()
+	st := clusterStatus{Node: "n3"}
+	must(t, json.Unmarshal([]byte(strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"state":"leader"`, 1)), &st))
+	if got := st.away(); !strings.Contains(got, "reaches n4, which leads, and does not hear it") {
+		t.Errorf("where the leader is reached: %q", got)
+	}
 	for _, args := range [][]string{{"cluster", "invite"}, {"cluster", "remove", "n1", "--force"}, {"cluster", "transfer"}, {"cluster", "list"}} {
 		var out, said bytes.Buffer
 		code := run(t.Context(), append([]string{"--url", node.URL}, args...), stdio{in: strings.NewReader(""), out: &out, err: &said})

@@ -285,6 +285,9 @@ func checkPending(p *patient) (Finding, bool) {
 		return fine("No write waits for the cluster")
 	case w.Problem != "":
 		return found(Fail, "See the log", "%d writes wait for the cluster, and handing them over fails: %s", w.Waiting, w.Problem)
+	case w.CutOff && w.Oldest != nil:
+		return found(Warn, "Bring the way to the cluster back: they are handed over by themselves. wispgate sync export carries them by hand",
+			"%d writes wait here alone, the oldest since %s: they die with this disk", w.Waiting, w.Oldest.UTC().Format(time.RFC3339))
 	case w.Oldest != nil && p.now.Sub(*w.Oldest) > time.Hour:
 		return found(Warn, "Bring the way to the cluster back", "%d writes wait for the cluster, the oldest for %s", w.Waiting, p.now.Sub(*w.Oldest).Round(time.Minute))
 	default:

@@ -126,6 +126,9 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"pending", "old", func(p *patient) {
 			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now.Add(-3 * time.Hour))}
 		}, Warn},
+		{"pending", "cut off", func(p *patient) {
+			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now), CutOff: true}
+		}, Warn},
 		{"pending", "failing", func(p *patient) { p.inside.Status.Pending = exec.Pending{Waiting: 2, Problem: "why"} }, Fail},
 		{"pending", "on the way", func(p *patient) { p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now)} }, Fine},
 		{"conflicts", "open", func(p *patient) { p.inside.Conflicts = 3 }, Warn},

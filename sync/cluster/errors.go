@@ -41,14 +41,18 @@ func errIdentity(what string) error {
 		"Set the configuration back to the identity that wrote the data, or use the right data directory")
 }
 
+// anotherCopy is how a node whose copy is of no use comes to another.
+const anotherCopy = "move the data folder aside; have another member make an invitation (wispgate cluster invite --replaces NODE) and join under " +
+	"another node.id, or, for a node that stood alone, wispgate restore"
+
 func errLogBehind(applied, last uint64) error {
 	return refuse("log_behind_state", fmt.Sprintf("The state includes log entry %d but the log ends at %d: they do not belong together", applied, last),
-		"Restore log and state from the same backup; going on would give new writes the numbers of old ones and lose them")
+		"Where the folder of the log was lost or exchanged, put it back. Else this copy is of no use: "+anotherCopy)
 }
 
 func errStateBehind(durable, snapshot uint64) error {
 	return refuse("state_behind_log", fmt.Sprintf("The state ends at log entry %d but the log was cut at %d: entries between are missing", durable, snapshot),
-		"Restore log and state from the same backup, or rebuild this node from a peer")
+		"Where the folder of the state was lost or exchanged, put it back. Else this copy is of no use: "+anotherCopy)
 }
 
 func errOverloaded() error {
