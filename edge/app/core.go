@@ -10,10 +10,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -97,7 +97,7 @@ type core struct {
 
 	statusNow func() Status // of every tenant, for the local listener
 
-	memoryMost int64 // octets that Go's memory may be
+	gcPercent int // as aim set it
 
 	mu sync.Mutex // guards what a program adds while it runs
 
@@ -224,14 +224,13 @@ func loadNodeID(dir string, n config.Node) (id nodeID, err error) {
 	return id, writeFile(path, raw, 0o600)
 }
 
-// limitMemory finds the most that Go's memory may be, 40 % of what the machine or its cgroup gives: the rest is for mapped tables, the page cache
-// and the kernel. From here on the limit follows what lives in the heap, below that, unless GOMEMLIMIT says otherwise.
+// limitMemory sets Go's soft limit to 40 % of what the machine or its cgroup gives, unless GOMEMLIMIT says otherwise; the rest is for mapped
+// tables, the page cache and the kernel.
 func (c *core) limitMemory() {
-	c.memoryMost = math.MaxInt64
-	if total := memoryTotal(); total > 0 {
-		c.memoryMost = max(int64(total/10*4), 24<<20)
-	}
 	c.aim()
+	if total := memoryTotal(); total > 0 && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(max(int64(total/10*4), 24<<20))
+	}
 }
 
 func (c *core) openStore() (err error) {
@@ -254,6 +253,7 @@ func (c *core) openStore() (err error) {
 		return err
 	}
 	c.onStop("state machine", func(context.Context) error { return c.machine.Close() })
+	c.tidy()
 	if err := c.floor.open(c.store); err != nil {
 		return err
 	}
@@ -343,7 +343,6 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	c.catchUp()
 	c.group = obs.NewGroup(c.ctx, c.log, c.now, c.restarted())
 	c.onStop("workers", c.group.Stop)
-	c.group.Go("memory", c.tidyLoop)
 	c.group.Go("keys", c.shareLoop)
 	c.group.Go("level", c.levelLoop)
 	c.group.Go("clock", c.clockLoop)

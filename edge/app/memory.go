@@ -21,21 +21,35 @@ const (
 	aimEvery    = time.Second
 	tidyEvery   = 10 * time.Second
 	programRest = 10 * time.Second // until the program's own pages are let go of again
-	leastGoal   = 32 << 20         // of Go's memory: below it there is nothing to gain
-	leastSpare  = 8 << 20          // beyond what lives
+	leastSpare  = 8 << 20          // of heap, beyond what lives
+	spareShare  = 33               // of what lives, in per cent
 	spareHeap   = 4 << 20          // unused heap that may stay
 	mostMapped  = 20 << 20         // pages of mapped files that may stay, the program's own included
 )
 
-// tidyLoop is the worker that does it.
-func (c *core) tidyLoop(ctx context.Context) error {
-	timer := time.NewTimer(glanceEvery)
+// tidy does it from now on until the program stops. It begins before what is derived from the state is built, which reads most tables.
+func (c *core) tidy() {
+	ctx, cancel := context.WithCancel(c.ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		c.tidyLoop(ctx)
+	}()
+	c.onStop("memory", func(context.Context) error {
+		cancel()
+		<-done
+		return nil
+	})
+}
+
+func (c *core) tidyLoop(ctx context.Context) {
+	timer := time.NewTimer(glanceBusy)
 	defer timer.Stop()
 	var aimed, tidied, program time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-timer.C:
 		}
 		now := time.Now()
@@ -65,26 +79,22 @@ func (c *core) tidyLoop(ctx context.Context) error {
 	}
 }
 
-// aim sets Go's soft limit to what suits the heap as it is now, unless the operator has set one.
+// aim says how far the heap may grow beyond what lives in it before the next collection, unless the operator has said it: by a third, and by
+// leastSpare at least. By itself the runtime lets it double. It is a percentage, so it follows a heap that grows between two looks.
 func (c *core) aim() {
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(min(memoryGoal(), c.memoryMost))
+	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
-}
-
-// memoryGoal is the soft limit that suits what lives in the heap now, in octets: a third more, and what is not heap. Without it, a machine with
-// much memory would let the heap double before each collection.
-func memoryGoal() int64 {
-	samples := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	percent := spareShare
+	if n := live[0].Value.Uint64(); n > 0 {
+		percent = min(max(percent, int(leastSpare*100/n)), 100)
 	}
-	metrics.Read(samples)
-	live, other := samples[0].Value.Uint64(), samples[1].Value.Uint64()
-	for _, heap := range samples[2:] {
-		other -= min(other, heap.Value.Uint64())
+	if percent != c.gcPercent {
+		debug.SetGCPercent(percent)
+		c.gcPercent = percent
 	}
-	return int64(max(live+max(live/3, leastSpare)+other, leastGoal))
 }
 
 // unusedHeap is what the runtime holds beyond the live objects, in octets.

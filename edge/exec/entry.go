@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"slices"
 	"strings"
 )
 
@@ -78,7 +79,11 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // Append appends the encoded entry to dst.
 func (e Entry) Append(dst []byte) []byte {
 	start := len(dst)
-	dst = append(dst, entryFormat)
+	size := entryFixed
+	for i := range e.Ops {
+		size += e.Ops[i].Cost()
+	}
+	dst = append(slices.Grow(dst, size), entryFormat)
 	dst = binary.AppendUvarint(dst, e.Base)
 	dst = binary.AppendVarint(dst, e.Time)
 	dst = binary.AppendUvarint(dst, uint64(len(e.Ops)))

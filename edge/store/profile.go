@@ -13,6 +13,7 @@ import (
 const (
 	memTableSize   = 2 << 20
 	tableSize      = 512 << 10
+	blockSize      = 16 << 10
 	levelSize      = 32 << 20
 	valueThreshold = 128 << 10 // above every value, so the value log stays empty and needs no collection
 	valueLogSize   = 4 << 20
@@ -27,6 +28,7 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).
 		WithBaseTableSize(tableSize).
+		WithBlockSize(blockSize).
 		WithBaseLevelSize(levelSize).
 		WithNumLevelZeroTables(8).
 		WithNumLevelZeroTablesStall(16).
