@@ -37,10 +37,10 @@ type pendings struct {
 	loaded   bool           // everything that the queue held at the start is in the overlay
 	inflight sync.WaitGroup // submitted, not yet durable; Add under mu
 	gen      uint64         // generation of the overlay: where it spills
-	oldest   time.Time      // when the first that waits was accepted
 
 	look    atomic.Pointer[patch] // patch, for readers that need no lock while it is nil
-	waiting atomic.Int64          // intents that wait, in flight ones included
+	waiting atomic.Int64          // intents that wait, in flight ones included; 0 only where the overlay is gone
+	oldest  atomic.Int64          // when the first of them was accepted, unix nanoseconds; 0: none is known
 	cut     atomic.Bool           // no leader for longer than the patience
 	since   atomic.Int64          // when that began, unix nanoseconds
 	failing atomic.Pointer[string]
@@ -255,9 +255,8 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	}
 	w := &durable{p: p, done: make(chan struct{})}
 	p.inflight.Add(1)
-	if p.waiting.Add(1) == 1 {
-		p.oldest = in.At
-	}
+	p.waiting.Add(1)
+	p.oldest.CompareAndSwap(0, in.At.UnixNano())
 	x.cfg.Queue.Submit(kindIntent, raw, w)
 	x.layLocked(st.Version(), t)
 	return w, reply, nil
@@ -394,9 +393,9 @@ func (x *Exec) Pending() Pending {
 	p := &x.pending
 	out := Pending{Waiting: p.waiting.Load(), CutOff: p.cut.Load()}
 	if out.Waiting > 0 {
-		p.mu.Lock()
-		out.Oldest = new(p.oldest)
-		p.mu.Unlock()
+		if oldest := p.oldest.Load(); oldest != 0 {
+			out.Oldest = new(time.Unix(0, oldest).UTC())
+		}
 		if why := p.failing.Load(); why != nil {
 			out.Problem = *why
 		}

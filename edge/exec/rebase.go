@@ -68,7 +68,7 @@ func (r *rebaser) run(ctx context.Context) {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		busy := r.drain(ctx)
-		r.settle()
+		r.settle(ctx)
 		r.refresh(ctx)
 		if busy {
 			continue
@@ -158,9 +158,7 @@ func (r *rebaser) extend(ctx context.Context) (n int, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	err = r.read(p.next, drainPage, func(in *Intent, seq uint64) error {
-		if p.oldest.IsZero() {
-			p.oldest = in.At
-		}
+		p.oldest.CompareAndSwap(0, in.At.UnixNano())
 		st := r.lookLocked()
 		defer st.Close()
 		if t := r.reevaluate(st, in); t != nil {
@@ -300,7 +298,7 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 	if err := r.WaitVersion(ctx, version); err != nil {
 		return 0, err // they are handed over again; the marks keep them from counting twice
 	}
-	r.took(r.after)
+	r.took(ctx, r.after)
 	return n, nil
 }
 
@@ -321,7 +319,7 @@ func (r *rebaser) agree(ctx context.Context) error {
 		return r.rename(mark.Seq)
 	}
 	r.known, r.after = true, mark.Seq
-	r.took(mark.Seq)
+	r.took(ctx, mark.Seq)
 	return nil
 }
 
@@ -386,17 +384,24 @@ func (in *Intent) size() int {
 	return n
 }
 
-// took notes that the cluster has settled the queue up to a place.
-func (r *rebaser) took(seq uint64) {
+// took notes that the cluster has settled the queue up to a place. Where that was the last one the overlay goes before anybody is told: it
+// would hide what is written next.
+func (r *rebaser) took(ctx context.Context, seq uint64) {
 	p := &r.pending
 	p.mu.Lock()
 	if seq <= p.taken {
 		p.mu.Unlock()
 		return
 	}
-	p.waiting.Add(-int64(seq - p.taken))
+	n := int64(seq - p.taken)
 	p.taken = seq
 	p.mu.Unlock()
+	if p.waiting.Load() == n {
+		if err := r.rebuild(ctx); err != nil && ctx.Err() == nil {
+			r.cfg.Logger.Warn("the overlay of pending writes could not be rebuilt, trying again", "error", err)
+		}
+	}
+	p.waiting.Add(-n)
 	if err := r.cfg.Queue.Trim(seq); err != nil {
 		r.cfg.Logger.Warn("the queue of pending writes could not be trimmed", "error", err)
 	}
@@ -405,7 +410,7 @@ func (r *rebaser) took(seq uint64) {
 
 // settle drops what the cluster has settled as far as the state that this node holds says: the state may come by another road than the
 // one on which intents are handed over.
-func (r *rebaser) settle() {
+func (r *rebaser) settle(ctx context.Context) {
 	version := r.cfg.Machine.Version()
 	if r.broken != nil || r.pending.idle() || version == r.pending.looked.Load() {
 		return
@@ -425,7 +430,7 @@ func (r *rebaser) settle() {
 	}
 	if same && mark.Seq > r.taken() {
 		r.after = mark.Seq
-		r.took(mark.Seq)
+		r.took(ctx, mark.Seq)
 	}
 	r.pending.looked.Store(version)
 }
@@ -492,7 +497,8 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 		}
 	}
 	was := p.patch
-	p.patch, p.gen, p.stale, p.next, p.oldest = b.patch, b.gen, false, b.from, b.oldest
+	p.patch, p.gen, p.stale, p.next = b.patch, b.gen, false, b.from
+	p.oldest.Store(b.oldest)
 	p.look.Store(p.patch)
 	r.base, r.settled = version, from-1
 	r.litter = r.litter || was != nil && was.deep != nil || b.patch == nil
@@ -505,15 +511,15 @@ type builder struct {
 	patch  *patch
 	gen    uint64
 	from   uint64 // next place of the queue
-	oldest time.Time
+	oldest int64
 }
 
 func (b *builder) page(ctx context.Context) (n int, err error) {
 	st := b.cfg.Machine.Snapshot()
 	defer func() { st.Close() }()
 	err = b.read(b.from, drainPage, func(in *Intent, seq uint64) error {
-		if b.oldest.IsZero() {
-			b.oldest = in.At
+		if b.oldest == 0 {
+			b.oldest = in.At.UnixNano()
 		}
 		st.pending = b.patch
 		if t := b.reevaluate(st, in); t != nil {

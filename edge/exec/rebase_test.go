@@ -3,6 +3,7 @@ package exec_test
 import (
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -228,5 +229,43 @@ func TestANodeThatComesToLeadWhileItForwardsAnswersItself(t *testing.T) {
 	_, r, err := edgetest.Try[edge.None](tower.Harness, acme, edge.Request{}, expireBox.Name, edge.DueInput{ID: b.ID, At: edgetest.Start})
 	if err != nil || r.State != "committed" {
 		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// TestWhereNothingWaitsNothingIsShownAsPending looks at the moment at which the overlay goes, which watches are told of: until then something
+// waits. Who was told otherwise would write, and not read what he wrote.
+func TestWhereNothingWaitsNothingIsShownAsPending(t *testing.T) {
+	t.Parallel()
+	var tower *edgetest.Member
+	var back atomic.Bool
+	told := make(chan int64, 64)
+	c := edgetest.NewCluster(t, 2, quick, func(c *exec.Config) {
+		m := offline()
+		if c.Node == "n2" {
+			m.Watches = append(m.Watches, edge.Watch{Name: "overlay", Tables: []string{boxes.Name}, Apply: func(bool, uint64, []edge.Change) {
+				if back.Load() {
+					told <- tower.Exec.Pending().Waiting
+				}
+			}})
+		}
+		c.Modules = []edge.Module{m, syncPart()}
+	})
+	tower = c.Nodes[1]
+	tower.CutAndNotice()
+	if _, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, newBox{Label: "a"}); err != nil || r.State != "pending" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	back.Store(true)
+	tower.HealAndDrain()
+	select {
+	case waiting := <-told:
+		if waiting == 0 {
+			t.Error("nothing waited any more while the overlay still hid what was committed")
+		}
+	case <-time.After(time.Minute):
+		t.Error("nobody was told that the overlay has gone")
+	}
+	if st := edgetest.Ask[exec.OperationState](t, tower.Harness, acme, "sync.operation.get", exec.OperationRef{Operation: "k"}); st.State != "committed" {
+		t.Errorf("the write is %s", st.State)
 	}
 }
