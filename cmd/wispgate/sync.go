@@ -59,6 +59,8 @@ type syncStanding struct {
 	Term          uint64     `json:"term"`
 	CommitIndex   uint64     `json:"commit_index"`
 	LastIndex     uint64     `json:"last_index"`
+
+	loading bool
 }
 
 func (c *cli) syncStatus() *cobra.Command {
@@ -70,6 +72,9 @@ it lacks as the leader last said ("-": nobody has said), and how many conflicts 
 			s, err := c.standing(cmd.Context())
 			if err != nil {
 				return err
+			}
+			if s.loading {
+				_, _ = fmt.Fprintln(c.std.err, "This node reads in what waits, after its start. Until then it shows a part of it, and takes no write that may wait.")
 			}
 			if s.CutOff {
 				_, _ = fmt.Fprintln(c.std.err, "This node hears no leader. It keeps what may wait and hands it over when the link is back; wispgate cluster list shows whom it reaches.")
@@ -101,6 +106,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 			Waiting int64
 			Oldest  *time.Time
 			CutOff  bool `json:"cut_off"`
+			Loading bool
 			Since   *time.Time
 			Problem string
 		} `json:"pending"`
@@ -115,7 +121,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 	s = syncStanding{
 		Node: st.Node, State: st.Cluster.State, Leader: st.Cluster.Leader, CutOff: st.Pending.CutOff, CutOffSince: st.Pending.Since, Pending: st.Pending.Waiting,
 		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
-		CommitIndex: st.Cluster.CommitIndex, LastIndex: st.Cluster.LastIndex,
+		CommitIndex: st.Cluster.CommitIndex, LastIndex: st.Cluster.LastIndex, loading: st.Pending.Loading,
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {

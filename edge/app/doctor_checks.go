@@ -283,6 +283,8 @@ func checkPending(p *patient) (Finding, bool) {
 	switch w := s.Pending; {
 	case w.Waiting == 0:
 		return fine("No write waits for the cluster")
+	case w.Loading:
+		return found(Warn, "Wait: it takes a minute or two for a hundred thousand", "The node reads in %d writes that wait, after its start; until then it shows a part of them and accepts none that may wait", w.Waiting)
 	case w.Problem != "":
 		return found(Fail, "See the log", "%d writes wait for the cluster, and handing them over fails: %s", w.Waiting, w.Problem)
 	case w.CutOff && w.Oldest != nil:

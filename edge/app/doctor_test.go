@@ -126,6 +126,9 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"pending", "old", func(p *patient) {
 			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now.Add(-3 * time.Hour))}
 		}, Warn},
+		{"pending", "being read in", func(p *patient) {
+			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now), Loading: true}
+		}, Warn},
 		{"pending", "cut off", func(p *patient) {
 			p.inside.Status.Pending = exec.Pending{Waiting: 2, Oldest: new(p.now), CutOff: true}
 		}, Warn},

@@ -34,13 +34,13 @@ type pendings struct {
 	taken    uint64         // last place of the queue that the cluster has settled
 	next     uint64         // place after the last one in the overlay, in flight ones not counted
 	stale    bool           // the overlay holds what the queue does not
-	loaded   bool           // everything that the queue held at the start is in the overlay
 	inflight sync.WaitGroup // submitted, not yet durable; Add under mu
 	gen      uint64         // generation of the overlay: where it spills
 
 	look    atomic.Pointer[patch] // patch, for readers that need no lock while it is nil
 	waiting atomic.Int64          // intents that wait, in flight ones included; 0 only where the overlay is gone
 	oldest  atomic.Int64          // when the first of them was accepted, unix nanoseconds; 0: none is known
+	loaded  atomic.Bool           // everything that the queue held at the start is in the overlay
 	cut     atomic.Bool           // no leader for longer than the patience
 	since   atomic.Int64          // when that began, unix nanoseconds
 	failing atomic.Pointer[string]
@@ -219,7 +219,7 @@ func (x *Exec) accepted(in *Intent) (reply edge.Reply, seq uint64, err error) {
 
 func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	p := &x.pending
-	if !p.loaded {
+	if !p.loaded.Load() {
 		e := edge.ErrStarting.Error(edge.Unavailable)
 		e.RetryAfter = 2
 		return nil, edge.Reply{}, e
@@ -378,20 +378,20 @@ type Pending struct {
 	Oldest  *time.Time `json:"oldest,omitempty" doc:"When the first of them was accepted."`
 	CutOff  bool       `json:"cut_off" doc:"Whether this node has lost the cluster."`
 	Since   *time.Time `json:"since,omitempty" doc:"Since when."`
+	Loading bool       `json:"loading,omitempty" doc:"Whether the node still reads in what waits, after its start: until then it shows only a part of it and accepts no more."`
 	Problem string     `json:"problem,omitempty" doc:"Why the last attempt to hand them over failed."`
 }
 
 // Loaded reports that everything the queue held at the start is in the overlay.
 func (x *Exec) Loaded() bool {
-	x.pending.mu.Lock()
-	defer x.pending.mu.Unlock()
-	return x.cfg.Queue == nil || x.pending.loaded
+	return x.cfg.Queue == nil || x.pending.loaded.Load()
 }
 
 // Pending reports what waits.
 func (x *Exec) Pending() Pending {
 	p := &x.pending
 	out := Pending{Waiting: p.waiting.Load(), CutOff: p.cut.Load()}
+	out.Loading = out.Waiting > 0 && !p.loaded.Load()
 	if out.Waiting > 0 {
 		if oldest := p.oldest.Load(); oldest != 0 {
 			out.Oldest = new(time.Unix(0, oldest).UTC())

@@ -58,7 +58,7 @@ func (x *Exec) takeUpQueue() *rebaser {
 func (r *rebaser) run(ctx context.Context) {
 	err := r.broken
 	if err == nil {
-		err = r.load(ctx)
+		err = r.loadWatching(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("pending writes cannot be read; this node takes none until it is mended", "code", "pending_unreadable", "error", err)
@@ -135,6 +135,31 @@ func (r *rebaser) begin() (err error) {
 	return nil
 }
 
+// loadWatching loads, and follows meanwhile whether there is a leader: a hundred thousand intents take a minute or two, and whoever asks must be
+// told how the node stands.
+func (r *rebaser) loadWatching(ctx context.Context) error {
+	loaded, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(r.lookEvery())
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				r.contact()
+			case <-loaded:
+				return
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	err := r.load(ctx)
+	close(loaded)
+	<-done
+	return err
+}
+
 // load puts what the queue held at the start into the overlay.
 func (r *rebaser) load(ctx context.Context) error {
 	for {
@@ -146,9 +171,7 @@ func (r *rebaser) load(ctx context.Context) error {
 			break
 		}
 	}
-	r.pending.mu.Lock()
-	defer r.pending.mu.Unlock()
-	r.pending.loaded = true
+	r.pending.loaded.Store(true)
 	return nil
 }
 

@@ -48,7 +48,7 @@ func rebaseOf(b *testing.B, n int) {
 	tower = c.Restart(tower)
 	edgetest.Eventually(b, 5*time.Minute, func() bool { return tower.Loaded() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
 	b.ReportMetric(each(began), "µs/reloaded")
-	edgetest.Eventually(b, time.Minute, tower.CutOff, func() string { return "not cut off" })
+	edgetest.Eventually(b, time.Minute, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not cut off" })
 	began = time.Now()
 	tower.HealAndDrain()
 	b.ReportMetric(each(began), "µs/rebased")

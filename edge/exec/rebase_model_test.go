@@ -165,7 +165,7 @@ func TestAnOldCopyOfTheQueueLosesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	edgetest.Eventually(t, 10*time.Second, tower.CutOff, func() string { return "not noticed" })
+	edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not noticed" })
 	for i := range 8 {
 		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("third", i)})
 	}
@@ -203,7 +203,7 @@ func TestALongQueueSpillsAndReadsTheSame(t *testing.T) {
 	}
 	check(tower)
 	tower = c.Restart(tower)
-	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.Exec.Pending().Waiting == n && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
+	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.Exec.Pending().Waiting == n && tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
 	check(tower)
 	tower.HealAndDrain()
 	check(leader)

@@ -269,3 +269,33 @@ func TestWhereNothingWaitsNothingIsShownAsPending(t *testing.T) {
 		t.Errorf("the write is %s", st.State)
 	}
 }
+
+// TestANodeThatReadsItsQueueInSaysHowItStands holds a node at the start of its overlay: that may take a minute or two, and until then it must
+// not call itself linked, nor what it shows whole.
+func TestANodeThatReadsItsQueueInSaysHowItStands(t *testing.T) {
+	t.Parallel()
+	var hold atomic.Bool
+	release := make(chan struct{})
+	c := edgetest.NewCluster(t, 2, quick, func(c *exec.Config) {
+		m := offline()
+		m.Watches = append(m.Watches, edge.Watch{Name: "held", Tables: []string{boxes.Name}, Apply: func(reset bool, _ uint64, _ []edge.Change) {
+			if hold.Load() && !reset {
+				<-release
+			}
+		}})
+		c.Modules = []edge.Module{m, syncPart()}
+	})
+	tower := c.Nodes[1]
+	tower.CutAndNotice()
+	if _, _, err := edgetest.Try[box](tower.Harness, acme, edge.Request{}, makeBox.Name, newBox{Label: "a"}); err != nil {
+		t.Fatal(err)
+	}
+	hold.Store(true)
+	tower = c.Restart(tower)
+	edgetest.Eventually(t, time.Minute, func() bool { p := tower.Exec.Pending(); return p.CutOff && p.Loading && p.Waiting == 1 },
+		func() string { return fmt.Sprintf("%+v", tower.Exec.Pending()) })
+	hold.Store(false)
+	close(release)
+	edgetest.Eventually(t, time.Minute, func() bool { return !tower.Exec.Pending().Loading }, func() string { return "it does not end" })
+	tower.HealAndDrain()
+}
