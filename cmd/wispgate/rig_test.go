@@ -155,13 +155,17 @@ func (p *program) start() {
 	p.ready()
 }
 
+// exe is the binary that runs: the one under test, unless the program was given another.
+func (p *program) exe() string {
+	if p.bin != "" {
+		return p.bin
+	}
+	return binary(p.t)
+}
+
 func (p *program) launch() {
 	p.t.Helper()
-	bin := p.bin
-	if bin == "" {
-		bin = binary(p.t)
-	}
-	line := append(slices.Clone(p.wrap), bin, p.kind, "--config", p.conf)
+	line := append(slices.Clone(p.wrap), p.exe(), p.kind, "--config", p.conf)
 	p.cmd = exec.Command(line[0], line[1:]...)
 	p.cmd.Stderr = p.log // what a person reads at the terminal, such as the claim code, is no part of the log
 	p.cmd.Env = append(os.Environ(), p.env...)

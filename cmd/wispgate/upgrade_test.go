@@ -20,6 +20,7 @@ import (
 
 	"wispgate/aaa/packet"
 	"wispgate/aaa/radclient"
+	"wispgate/sync/cluster"
 )
 
 // towerNode is a node of a cluster of real processes.
@@ -65,7 +66,7 @@ func (m *towerNode) joins(other *towerNode, role string) {
 		Token string `json:"token"`
 	}
 	must(m.t, json.Unmarshal([]byte(other.run("cluster", "invite", "--role", role, "-o", "json")), &invited))
-	line := append(slices.Clone(m.wrap), binary(m.t), "cluster", "join", "-c", m.conf, invited.Token)
+	line := append(slices.Clone(m.wrap), m.exe(), "cluster", "join", "-c", m.conf, invited.Token)
 	out, err := exec.Command(line[0], line[1:]...).CombinedOutput()
 	if err != nil {
 		m.t.Fatalf("join: %v\n%s", err, out)
@@ -189,22 +190,24 @@ func TestADataFolderOfAnEarlierVersionGoesOn(t *testing.T) {
 	old.stop()
 }
 
-// upgraded is the program of the next version: it can read one level more, and has a resource that needs it.
-func upgraded(t *testing.T) string {
+// versions are the program of the former version, which reads one level less, and the present one with a resource that needs its level.
+func versions(t *testing.T) (former, next string) {
 	t.Helper()
 	read := func(path string) string {
 		raw, err := os.ReadFile(filepath.Join("../..", path))
 		must(t, err)
 		return string(raw)
 	}
-	level := strings.Replace(read("sync/cluster/level.go"), "const FeatureLevel = 1", "const FeatureLevel = 2", 1)
-	cage := strings.Replace(pretendFile, "Scope: \"inventory:write\", Class: edge.Write,", "Scope: \"inventory:write\", Class: edge.Write, Level: 2,", 1)
-	if !strings.Contains(level, "= 2") || !strings.Contains(cage, "Level: 2") {
+	present := fmt.Sprintf("const FeatureLevel = %d", cluster.FeatureLevel)
+	level := strings.Replace(read("sync/cluster/level.go"), present, fmt.Sprintf("const FeatureLevel = %d", cluster.FeatureLevel-1), 1)
+	needs := fmt.Sprintf("Level: %d", cluster.FeatureLevel)
+	cage := strings.Replace(pretendFile, "Scope: \"inventory:write\", Class: edge.Write,", "Scope: \"inventory:write\", Class: edge.Write, "+needs+",", 1)
+	if strings.Contains(level, present) || !strings.Contains(cage, needs) {
 		t.Fatal("the next version is no other")
 	}
-	return buildWith(t, map[string]string{
-		"sync/cluster/level.go": level, "inventory/cage.go": cage, "inventory/inventory.go": pretendLines.Replace(read("inventory/inventory.go")),
-	})
+	former = buildWith(t, map[string]string{"sync/cluster/level.go": level})
+	next = buildWith(t, map[string]string{"inventory/cage.go": cage, "inventory/inventory.go": pretendLines.Replace(read("inventory/inventory.go"))})
+	return former, next
 }
 
 // writers create customers through every member, each with a key of its own that is asked again until it is answered, and keep the book.
@@ -246,10 +249,12 @@ func pause(ctx context.Context, d time.Duration) {
 // what the older ones could not read stays off until the last is gone.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
 	onBuilt(t)
-	next := upgraded(t)
+	former, next := versions(t)
 	var members []*towerNode
 	for _, name := range []string{"n1", "n2", "n3"} {
-		members = append(members, newMember(t, name, t.TempDir()))
+		m := newMember(t, name, t.TempDir())
+		m.bin = former
+		members = append(members, m)
 	}
 	first := members[0]
 	first.start()
@@ -317,7 +322,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 	// A node of the former version does not open what the cluster may store now.
 	last := members[2]
 	last.stop()
-	last.bin = ""
+	last.bin = former
 	last.launch()
 	select {
 	case err := <-last.done:

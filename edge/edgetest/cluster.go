@@ -160,12 +160,12 @@ func (m *Member) receive() {
 }
 
 // Propose implements the log.
-func (m *Member) Propose(_ context.Context, data []byte) error {
+func (m *Member) Propose(_ context.Context, data []byte) <-chan error {
 	c := m.cluster
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !m.IsLeader() {
-		return edge.ErrQuorumLost.Error(edge.Unavailable)
+		return ended(edge.ErrQuorumLost.Error(edge.Unavailable))
 	}
 	e := kernel.LogEntry{Index: uint64(len(c.entries) + 1), Term: 1, Data: data}
 	c.entries = append(c.entries, e)
@@ -176,8 +176,11 @@ func (m *Member) Propose(_ context.Context, data []byte) error {
 			n.catchUp()
 		}
 	}
-	return err
+	return ended(err)
 }
+
+// Term implements the log: it has one.
+func (m *Member) Term() uint64 { return 1 }
 
 // IsLeader implements the log. A member that rises finds out a moment after the others have.
 func (m *Member) IsLeader() bool {

@@ -85,6 +85,14 @@ func Open(t testing.TB, dir string, opts ...Option) *Harness {
 	return h
 }
 
+// OnLog runs a node on a log of the test's own.
+func OnLog(t testing.TB, log func(*Harness) kernel.Log, opts ...Option) *Harness {
+	t.Helper()
+	h := open(t, t.TempDir(), opts...)
+	h.Start(t.Context(), log(h))
+	return h
+}
+
 // open makes a harness without starting it.
 func open(t testing.TB, dir string, opts ...Option) *Harness {
 	t.Helper()
@@ -137,12 +145,21 @@ func (h *Harness) Close() {
 }
 
 // Propose is the log of a harness: it encodes and applies at once.
-func (h *Harness) Propose(_ context.Context, data []byte) error {
+func (h *Harness) Propose(_ context.Context, data []byte) <-chan error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.index++
-	return h.Machine.ApplyBatch([]kernel.LogEntry{{Index: h.index, Term: 1, Data: data}})[0]
+	return ended(h.Machine.ApplyBatch([]kernel.LogEntry{{Index: h.index, Term: 1, Data: data}})[0])
 }
+
+func ended(err error) <-chan error {
+	outcome := make(chan error, 1)
+	outcome <- err
+	return outcome
+}
+
+// Term is the only one there is.
+func (h *Harness) Term() uint64 { return 1 }
 
 // IsLeader is always true: a single node leads.
 func (h *Harness) IsLeader() bool { return true }

@@ -3,6 +3,7 @@ package exec
 import (
 	"fmt"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
@@ -75,9 +76,12 @@ func (l layer) from(prefix, from string) []string {
 	return keys
 }
 
-// draft is the state of a round in the making: what earlier intents of the round wrote, over the committed state.
+// draft is the state of a round in the making: what earlier intents of the round wrote, over what the rounds on their way will have
+// written, over the committed state.
 type draft struct {
 	state  *State
+	base   uint64   // the version that the round's entry builds on
+	under  []*round // on their way and not in state, oldest first; they change no more
 	writes layer
 	size   int // octets of writes, as an entry would carry them
 	events int // event rows so far: the next row's number
@@ -87,7 +91,35 @@ type draft struct {
 }
 
 func (x *Exec) newDraft(st *State, now time.Time) *draft {
-	return &draft{exec: x, state: st, writes: layer{}, now: now}
+	return &draft{exec: x, state: st, base: st.Version(), writes: layer{}, now: now}
+}
+
+// get reads a key as the round sees it so far; nil where it is absent.
+func (d *draft) get(key string) ([]byte, error) {
+	if val, ok := d.writes[key]; ok {
+		return val, nil
+	}
+	for _, r := range slices.Backward(d.under) {
+		if val, ok := r.draft.writes[key]; ok {
+			return val, nil
+		}
+	}
+	return present(d.state.Get(key))
+}
+
+// from returns the keys that the draft's layers hold under prefix and not below from, sorted.
+func (d *draft) from(prefix, from string) []string {
+	keys := d.writes.from(prefix, from)
+	for _, r := range d.under {
+		first := sort.Search(len(r.ops), func(i int) bool { return r.ops[i].Key >= max(prefix, from) })
+		for _, op := range r.ops[first:] {
+			if !strings.HasPrefix(op.Key, prefix) {
+				break
+			}
+			keys = append(keys, op.Key)
+		}
+	}
+	return keys
 }
 
 // tx is one intent's transaction over the draft. Until it is merged the draft does not know of it.
@@ -109,7 +141,7 @@ func (d *draft) begin(in *Intent) *tx {
 }
 
 func (t *tx) Actor() edge.Actor  { return t.intent.Actor }
-func (t *tx) Version() uint64    { return t.draft.state.Version() }
+func (t *tx) Version() uint64    { return t.draft.base }
 func (t *tx) Now() time.Time     { return t.draft.now }
 func (t *tx) Acknowledged() bool { return t.ack }
 
@@ -143,10 +175,7 @@ func (t *tx) get(key string) ([]byte, error) {
 	if val, ok := t.writes[key]; ok {
 		return val, nil
 	}
-	if val, ok := t.draft.writes[key]; ok {
-		return val, nil
-	}
-	return present(t.draft.state.Get(key))
+	return t.draft.get(key)
 }
 
 func (t *tx) Put(key string, val []byte) {
@@ -179,7 +208,7 @@ func (t *tx) Scan(prefix, from string, visit func(string, []byte) (bool, error))
 
 // scan merges the transaction's and the round's writes with the committed keys.
 func (t *tx) scan(prefix, from string, visit func(string, []byte) (bool, error)) error {
-	over := t.draft.writes.from(prefix, from)
+	over := t.draft.from(prefix, from)
 	over = append(over, t.writes.from(prefix, from)...)
 	slices.Sort(over)
 	over = slices.Compact(over)

@@ -36,6 +36,7 @@ func (o Op) Cost() int { return len(o.Key) + len(o.Val) + opOverhead }
 type Entry struct {
 	Base uint64 // the version that the effects build on; applied to any other, the entry is stale
 	Time int64  // time of the round, nanoseconds since 1970 UTC
+	Term uint64 // that of the log in which alone the entry is valid: it builds on entries that were on their way. 0: any
 	Ops  []Op   // in order; the last one on a key wins
 }
 
@@ -69,23 +70,38 @@ func checkOp(o *Op) error {
 	return nil
 }
 
-// The encoding, format 1: the octet 1; base (uvarint); time (varint); number of operations (uvarint); per operation the octets of key
-// shared with the key before, doubled, plus 1 for a delete (uvarint), the rest of the key and the value, each behind its length
-// (uvarint); CRC-32C of all that, little endian.
-const entryFormat = 1
+// The encoding: the octet 1, or 2 where there is a term; base (uvarint); time (varint); the term (uvarint), not 0, in format 2; number of
+// operations (uvarint); per operation the octets of key shared with the key before, doubled, plus 1 for a delete (uvarint), the rest of
+// the key and the value, each behind its length (uvarint); CRC-32C of all that, little endian. Format 2 needs feature level ChainLevel.
+const (
+	entryFormat = 1
+	entryOfTerm = 2
+)
+
+// ChainLevel is the feature level at which every node reads entries of a term.
+const ChainLevel = 2
+
+// maxTerm keeps a term within the octets that an entry may cost. A log that gets there chains no more.
+const maxTerm = 1<<35 - 1
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // Append appends the encoded entry to dst.
 func (e Entry) Append(dst []byte) []byte {
 	start := len(dst)
-	size := entryFixed
+	size, format := entryFixed, byte(entryFormat)
 	for i := range e.Ops {
 		size += e.Ops[i].Cost()
 	}
-	dst = append(slices.Grow(dst, size), entryFormat)
+	if e.Term != 0 {
+		format = entryOfTerm
+	}
+	dst = append(slices.Grow(dst, size), format)
 	dst = binary.AppendUvarint(dst, e.Base)
 	dst = binary.AppendVarint(dst, e.Time)
+	if e.Term != 0 {
+		dst = binary.AppendUvarint(dst, e.Term)
+	}
 	dst = binary.AppendUvarint(dst, uint64(len(e.Ops)))
 	last := ""
 	for i := range e.Ops {
@@ -122,15 +138,15 @@ func DecodeEntry(data []byte) (Entry, error) {
 	if len(data) > MaxEntry || len(data) < 1+crcLen {
 		return Entry{}, fmt.Errorf("%w: it has %d octets", ErrUndecodable, len(data))
 	}
-	if data[0] != entryFormat {
-		return Entry{}, fmt.Errorf("%w: format %d, this program knows %d", ErrUndecodable, data[0], entryFormat)
+	if data[0] != entryFormat && data[0] != entryOfTerm {
+		return Entry{}, fmt.Errorf("%w: format %d, this program knows %d and %d", ErrUndecodable, data[0], entryFormat, entryOfTerm)
 	}
 	body, tail := data[:len(data)-crcLen], data[len(data)-crcLen:]
 	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
 		return Entry{}, fmt.Errorf("%w: the checksum does not match", ErrUndecodable)
 	}
 	d := decoder{rest: body[1:]}
-	e := d.entry()
+	e := d.entry(data[0])
 	if d.bad == "" && len(d.rest) > 0 {
 		d.bad = "octets follow its end"
 	}
@@ -151,8 +167,13 @@ type decoder struct {
 	bad  string
 }
 
-func (d *decoder) entry() Entry {
+func (d *decoder) entry(format byte) Entry {
 	e := Entry{Base: d.uvarint(), Time: d.varint()}
+	if format == entryOfTerm {
+		if e.Term = d.uvarint(); d.bad == "" && (e.Term == 0 || e.Term > maxTerm) {
+			d.bad = "the term is none"
+		}
+	}
 	count := d.uvarint()
 	if count > MaxOps {
 		d.bad = "too many operations"

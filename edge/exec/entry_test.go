@@ -25,12 +25,13 @@ func genEntry(t *rapid.T) Entry {
 	return Entry{
 		Base: rapid.Uint64().Draw(t, "base"),
 		Time: rapid.Int64().Draw(t, "time"),
+		Term: rapid.Uint64Range(0, maxTerm).Draw(t, "term"),
 		Ops:  rapid.SliceOfN(rapid.Custom(genOp), 0, 40).Draw(t, "ops"),
 	}
 }
 
 func sameEntry(a, b Entry) bool {
-	if a.Base != b.Base || a.Time != b.Time || len(a.Ops) != len(b.Ops) {
+	if a.Base != b.Base || a.Time != b.Time || a.Term != b.Term || len(a.Ops) != len(b.Ops) {
 		return false
 	}
 	for i := range a.Ops {
@@ -62,16 +63,18 @@ func TestAnEntryDecodesToWhatWasEncoded(t *testing.T) {
 
 func TestAnEntryWithAnyOctetChangedIsRefused(t *testing.T) {
 	t.Parallel()
-	e := Entry{Base: 7, Time: 99, Ops: []Op{{Key: "crm/1", Val: []byte("a")}, {Key: "crm/2", Delete: true}}}
-	raw := e.Append(nil)
-	for i := range raw {
-		bad := bytes.Clone(raw)
-		bad[i] ^= 0x40
-		if _, err := DecodeEntry(bad); !errors.Is(err, ErrUndecodable) {
-			t.Errorf("octet %d changed: got %v, want ErrUndecodable", i, err)
-		}
-		if _, err := DecodeEntry(raw[:i]); !errors.Is(err, ErrUndecodable) {
-			t.Errorf("cut at %d: got %v, want ErrUndecodable", i, err)
+	for _, term := range []uint64{0, 3} {
+		e := Entry{Base: 7, Time: 99, Term: term, Ops: []Op{{Key: "crm/1", Val: []byte("a")}, {Key: "crm/2", Delete: true}}}
+		raw := e.Append(nil)
+		for i := range raw {
+			bad := bytes.Clone(raw)
+			bad[i] ^= 0x40
+			if _, err := DecodeEntry(bad); !errors.Is(err, ErrUndecodable) {
+				t.Errorf("term %d, octet %d changed: got %v, want ErrUndecodable", term, i, err)
+			}
+			if _, err := DecodeEntry(raw[:i]); !errors.Is(err, ErrUndecodable) {
+				t.Errorf("term %d, cut at %d: got %v, want ErrUndecodable", term, i, err)
+			}
 		}
 	}
 }
@@ -87,7 +90,9 @@ func TestSealedNonsenseIsRefused(t *testing.T) {
 	for name, raw := range map[string][]byte{
 		"nothing":                    {},
 		"no body":                    seal(1),
-		"newer format":               seal(2, 0, 0, 0),
+		"newer format":               seal(3, 0, 0, 0),
+		"term 0 in the format of it": seal(2, 0, 0, 0, 0),
+		"term beyond the limit":      seal(2, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0),
 		"trailing octets":            seal(1, 0, 0, 0, 9),
 		"count without operations":   seal(1, 0, 0, 5),
 		"count beyond the limit":     seal(1, 0, 0, 0xff, 0xff, 0x7f),
@@ -121,7 +126,7 @@ func TestTheLargestEntryThatFitsDecodes(t *testing.T) {
 	if !Fits(1, op.Cost()) || Fits(1, op.Cost()+1) || Fits(MaxOps+1, 0) {
 		t.Fatal("Fits is off its bounds")
 	}
-	raw := Entry{Base: 1 << 63, Time: -1 << 63, Ops: []Op{op}}.Append(nil)
+	raw := Entry{Base: 1 << 63, Time: -1 << 63, Term: maxTerm, Ops: []Op{op}}.Append(nil)
 	if len(raw) > MaxEntry {
 		t.Fatalf("got %d octets, want at most %d", len(raw), MaxEntry)
 	}
@@ -134,6 +139,7 @@ func FuzzDecodeEntry(f *testing.F) {
 	f.Add(Entry{}.Append(nil))
 	f.Add(Entry{Base: 1 << 40, Time: 1, Ops: []Op{{Key: "a", Val: []byte("v")}, {Key: "ab", Delete: true}}}.Append(nil))
 	f.Add(seal(1, 0, 0, 1, 2, 1, 'a', 0))
+	f.Add(Entry{Base: 3, Time: 1, Term: 9, Ops: []Op{{Key: "a", Val: []byte("v")}}}.Append(nil))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// Most mutations die at the checksum, so the same octets are tried with a right one too.
 		for _, raw := range [][]byte{data, seal(bytes.Clone(data)...)} {

@@ -18,9 +18,13 @@ import (
 
 // Log is the replicated log: an entry is answered nil once it is applied on this node.
 type Log interface {
-	// Propose appends an encoded Entry. ErrStale: the state has moved on, evaluate again. An *edge.Error outcome_unknown: the entry may
-	// or may not be applied later.
-	Propose(ctx context.Context, entry []byte) error
+	// Propose sends an encoded Entry on its way, behind those proposed before, and does not wait for it. The channel gives once how it
+	// ended: nil when the entry is applied on this node. ErrStale: the state has moved on, evaluate again. An *edge.Error outcome_unknown:
+	// the entry may or may not be applied later.
+	Propose(ctx context.Context, entry []byte) (outcome <-chan error)
+	// Term is the term in which this node leads, if everything that may come into the log before the next proposal of this term is applied
+	// here or was proposed by this node in this term; else 0. It is cheap.
+	Term() uint64
 	// IsLeader reports whether this node may evaluate.
 	IsLeader() bool
 	// Barrier returns when everything committed before the call is applied here.
@@ -98,6 +102,7 @@ type Exec struct {
 	seriesMu sync.Mutex // one number of a node-owned series at a time
 
 	mu       sync.Mutex
+	stopped  bool               // nobody takes intents from the queue any more
 	inflight map[string]*waiter // by scoped operation id
 	applied  chan struct{}      // closed and renewed at each applied version
 	version  uint64
@@ -108,7 +113,6 @@ type Exec struct {
 
 const (
 	queueBound = 1024 // intents that may wait for evaluation; beyond it callers get unavailable
-	roundBound = 64   // intents per round
 )
 
 // New checks the declarations, loads the watches from the state and connects to the machine. Start begins evaluation.
@@ -275,6 +279,9 @@ func (x *Exec) enqueue(w *waiter) error {
 	defer x.mu.Unlock()
 	if w.queued {
 		return nil
+	}
+	if x.stopped {
+		return quorumLost()
 	}
 	select {
 	case x.queue <- w:

@@ -574,7 +574,7 @@ func TestRebuildFindsAndMendsDrift(t *testing.T) {
 		{Key: "acme/test.box#color/green\x00" + string(b.ID)},
 		{Key: "acme/test.lid/" + string(b.ID.With("lid")), Val: []byte(`{"wrong":1}`)},
 	}}
-	if err := h.Propose(t.Context(), e.Append(nil)); err != nil {
+	if err := <-h.Propose(t.Context(), e.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	rep, err := h.Rebuild(t.Context(), true)

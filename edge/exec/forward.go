@@ -33,8 +33,11 @@ type outcome struct {
 	Error *edge.Error `json:"error,omitempty"`
 }
 
-// maxForwarded bounds the intents of one request.
-const maxForwarded = roundBound
+// How many intents one request may hold; fewer where a member of before ChainLevel might lead.
+const (
+	maxForwarded    = 256
+	formerForwarded = 64
+)
 
 // send brings a prepared intent to where it is evaluated and has its waiter finished. It returns within ctx, the patience.
 func (x *Exec) send(ctx context.Context, w *waiter) error {
@@ -228,6 +231,9 @@ func (x *Exec) serveIntents(ctx context.Context, intents []*Intent) []outcome {
 			continue
 		}
 		reply.Once = nil // it never leaves the node that minted it
+		if intents[i].Origin != nil {
+			reply.Results, reply.Records = nil, nil // whoever asked was answered long ago
+		}
 		outs[i].Reply = &reply
 	}
 	return outs

@@ -65,6 +65,12 @@ func (t *tx) reached(op *edge.Op) error {
 	return ErrLevel.Error(edge.Unavailable)
 }
 
+// chains reports whether every node reads entries of a term.
+func (x *Exec) chains(st *State) bool {
+	level, err := levelOf(st.Get(levelKey))
+	return err == nil && level >= ChainLevel
+}
+
 // checkLevel refuses to open a state that a newer program has written in forms this one does not know.
 func (x *Exec) checkLevel() error {
 	level := x.Level()

@@ -12,7 +12,8 @@ import (
 	"wispgate/edge/store"
 )
 
-// ErrStale is the answer to an entry whose Base is not the version it met: its round has to be evaluated again. The log is sound.
+// ErrStale is the answer to an entry whose Base is not the version it met, or that came into the log in another term than its own: its
+// round has to be evaluated again. The log is sound.
 var ErrStale = errors.New("exec: entry is stale")
 
 // ErrMachineClosed is the answer of a machine after Close.
@@ -180,7 +181,7 @@ func (m *Machine) apply(le *LogEntry) error {
 		return err
 	}
 	at.index, at.term = le.Index, le.Term
-	if e.Base != at.version {
+	if e.Base != at.version || e.Term != 0 && e.Term != le.Term {
 		m.publish(at, nil)
 		return ErrStale
 	}

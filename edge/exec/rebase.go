@@ -379,8 +379,11 @@ func (x *Exec) holds(mark settled) (same bool, err error) {
 // page reads the next intents to hand over, as many as one request holds.
 func (r *rebaser) page() (intents []*Intent, err error) {
 	size, after := 0, r.after
-	first := r.taken() + 1
-	err = r.read(first, maxForwarded, func(in *Intent, seq uint64) error {
+	first, most := r.taken()+1, maxForwarded
+	if r.Level() < ChainLevel {
+		most = formerForwarded
+	}
+	err = r.read(first, most, func(in *Intent, seq uint64) error {
 		if size += in.size(); size > drainOctets && len(intents) > 0 {
 			return errEnough
 		}

@@ -11,91 +11,172 @@ import (
 	"wispgate/edge"
 )
 
-// rounds is the leader's loop: it takes the intents that wait, evaluates them against one draft, proposes the effects and answers when
-// they are applied. One round is in flight; what arrives meanwhile makes the next one.
-func (x *Exec) rounds(ctx context.Context) {
-	var carried []*waiter // did not fit into the last entry
-	for {
-		batch, ok := x.gather(ctx, carried)
-		if !ok {
-			x.drainQueue(batch)
-			return
-		}
-		carried = x.round(ctx, batch)
-	}
-}
+// The rounds are the leader's loop. A round evaluates the intents that wait against one draft and proposes the effects as one entry. What
+// arrives while it is on its way makes the next one, which is sent when the former is applied, or before, on top of it, where enough
+// waits. Rounds land in their order, and only then is anybody answered.
 
-// gather blocks for the first intent and takes those that wait behind it. What did not fit before goes first and in its order: sent back
-// behind newcomers, large intents of busy callers would overtake the others for ever.
-func (x *Exec) gather(ctx context.Context, carried []*waiter) (batch []*waiter, ok bool) {
-	batch = carried
-	if len(batch) == 0 {
-		select {
-		case w := <-x.queue:
-			batch = append(batch, w)
-		case <-ctx.Done():
-			return nil, false
-		}
-	}
-	for len(batch) < roundBound {
-		select {
-		case w := <-x.queue:
-			batch = append(batch, w)
-		case <-ctx.Done():
-			return batch, false
-		default:
-			return batch, true
-		}
-	}
-	return batch, true
-}
+const (
+	roundBound  = 64 // intents per round
+	flightBound = 4  // rounds on their way
+	roundWorth  = 16 // intents that are worth a round on top of others; fewer of them wait for company
+)
 
-func (x *Exec) drainQueue(batch []*waiter) {
-	for {
-		for _, w := range batch {
-			x.finish(w, edge.Reply{}, edge.ErrQuorumLost.Error(edge.Unavailable))
-		}
-		select {
-		case w := <-x.queue:
-			batch = []*waiter{w}
-		default:
-			return
-		}
-	}
-}
-
-// round brings one batch to its end and returns the intents that must wait for the next entry, if any.
-func (x *Exec) round(ctx context.Context, batch []*waiter) (carried []*waiter) {
-	start := x.cfg.Now()
-	for {
-		r := x.evaluateRound(batch)
-		err := x.propose(ctx, r)
-		if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
-			r.close()
-			continue
-		}
-		x.answer(r, err)
-		r.close()
-		x.observeRound(r, err, start)
-		return r.rest
-	}
-}
-
-// roundState is one evaluation of a batch.
-type roundState struct {
+// round is one evaluation of a batch, from then on until its entry is applied.
+type round struct {
+	start   time.Time
 	state   *State
 	draft   *draft
+	ops     []Op   // the draft's, in order; set when they are sent
+	term    uint64 // the log's, if others may build on this round before it is applied; else 0
 	waiters []*waiter
 	replies []edge.Reply
 	errs    []error
 	rest    []*waiter
+	outcome <-chan error // nil: there is nothing to write, it lands with the one before
 }
 
-func (r *roundState) close() { r.state.Close() }
+// stream is the loop's own memory.
+type stream struct {
+	*Exec
+	flight  []*round  // on their way, oldest first
+	waiting []*waiter // for the next round; what did not fit before goes first, or large intents would be overtaken for ever
+}
 
-func (x *Exec) evaluateRound(batch []*waiter) *roundState {
-	st := x.cfg.Machine.Snapshot()
-	r := &roundState{state: st, draft: x.newDraft(st, x.clock(st))}
+func (x *Exec) rounds(ctx context.Context) {
+	s := stream{Exec: x}
+	for s.next(ctx) {
+		for s.due() {
+			s.launch(ctx)
+		}
+	}
+	s.end()
+}
+
+// next blocks until an intent waits or a round lands, and takes what else waits. It is false when ctx ends.
+func (s *stream) next(ctx context.Context) bool {
+	var landed <-chan error
+	if len(s.flight) > 0 {
+		landed = s.flight[0].outcome
+	}
+	queue := s.queue
+	if len(s.waiting) >= roundBound {
+		queue = nil
+	}
+	select {
+	case w := <-queue:
+		s.waiting = append(s.waiting, w)
+	case err := <-landed:
+		s.land(err)
+	case <-ctx.Done():
+		return false
+	}
+	for len(s.waiting) < roundBound {
+		select {
+		case w := <-s.queue:
+			s.waiting = append(s.waiting, w)
+		default:
+			return true
+		}
+	}
+	return true
+}
+
+// due reports whether to send a round now.
+func (s *stream) due() bool {
+	n := len(s.flight)
+	switch {
+	case len(s.waiting) == 0:
+		return false
+	case n == 0:
+		return true
+	}
+	return n < flightBound && s.flight[0].term != 0 && len(s.waiting) >= roundWorth
+}
+
+// launch evaluates what waits and sends it.
+func (s *stream) launch(ctx context.Context) {
+	r := s.evaluateRound(s.flight, s.waiting)
+	s.waiting = r.rest
+	if len(r.draft.writes) == 0 && len(s.flight) == 0 {
+		s.settle(r, nil)
+		return
+	}
+	s.flight = append(s.flight, r)
+	if len(r.draft.writes) > 0 {
+		r.outcome = s.propose(ctx, r)
+	}
+}
+
+// land ends the oldest round. Where it was not applied, those on top of it hardly were either: they are evaluated again as far as it is
+// certain that they were not.
+func (s *stream) land(err error) {
+	again := s.settle(s.pop(), err)
+	for len(s.flight) > 0 && (err != nil || s.flight[0].outcome == nil) {
+		r, ended := s.pop(), error(nil)
+		switch {
+		case r.outcome != nil:
+			ended = <-r.outcome
+		case err != nil: // its refusals may rest on what was not applied
+			ended = ErrStale
+		}
+		again = append(again, s.settle(r, ended)...)
+	}
+	s.waiting = append(again, s.waiting...)
+}
+
+func (s *stream) pop() *round {
+	r := s.flight[0]
+	s.flight[0] = nil
+	s.flight = s.flight[1:]
+	return r
+}
+
+// settle answers the intents of a round, or returns them when they have to be evaluated again.
+func (s *stream) settle(r *round, err error) (again []*waiter) {
+	defer r.state.Close()
+	if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
+		return r.waiters
+	}
+	s.answer(r, err)
+	s.observeRound(r, err)
+	return nil
+}
+
+// end answers everybody who still waits, because the node stops.
+func (s *stream) end() {
+	for len(s.flight) > 0 {
+		s.land(<-s.flight[0].outcome)
+	}
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	for {
+		for _, w := range s.waiting {
+			s.finish(w, edge.Reply{}, edge.ErrQuorumLost.Error(edge.Unavailable))
+		}
+		select {
+		case w := <-s.queue:
+			s.waiting = []*waiter{w}
+		default:
+			return
+		}
+	}
+}
+
+// evaluateRound evaluates as much of a batch as one entry holds, on top of the rounds that are on their way.
+func (x *Exec) evaluateRound(flight []*round, batch []*waiter) *round {
+	r := &round{start: x.cfg.Now()}
+	if len(flight) == 0 {
+		r.term = x.log.Term() // before the state is looked at: everything of earlier terms is in it
+	}
+	r.state = x.cfg.Machine.Snapshot()
+	r.draft = x.newDraft(r.state, x.clock(r.state))
+	if len(flight) > 0 {
+		r.draft.over(flight)
+		r.term = flight[0].term
+	} else if r.term != 0 && !x.chains(r.state) {
+		r.term = 0
+	}
 	for i, w := range batch {
 		reply, err, full := x.evaluateOne(r.draft, w.intent)
 		if full {
@@ -105,6 +186,21 @@ func (x *Exec) evaluateRound(batch []*waiter) *roundState {
 		r.waiters, r.replies, r.errs = append(r.waiters, w), append(r.replies, reply), append(r.errs, err)
 	}
 	return r
+}
+
+// over puts the draft on top of the rounds that are on their way and not in its state yet.
+func (d *draft) over(flight []*round) {
+	for _, r := range flight {
+		if r.outcome == nil {
+			continue
+		}
+		if d.base = r.draft.base + 1; d.base > d.state.Version() {
+			d.under = append(d.under, r)
+		}
+		if d.now.Before(r.draft.now) {
+			d.now = r.draft.now
+		}
+	}
 }
 
 // evaluateOne evaluates an intent and merges it; full says that it needs an entry of its own.
@@ -197,23 +293,32 @@ func (x *Exec) again(d *draft, in *Intent, first *tx) error {
 	return nil
 }
 
-func (x *Exec) propose(ctx context.Context, r *roundState) error {
-	if len(r.draft.writes) == 0 {
-		return nil
-	}
+// propose sends a round's effects. One that builds on others names their term: in another term the log may hold something else before it.
+func (x *Exec) propose(ctx context.Context, r *round) <-chan error {
+	r.ops = r.draft.ops()
 	if !x.log.IsLeader() {
-		if err := x.cfg.Machine.Store().CheckDisk(); err != nil { // a log that parked because the disk is full leads nobody, either
-			return err
+		err := edge.ErrQuorumLost.Error(edge.Unavailable)
+		if low := x.cfg.Machine.Store().CheckDisk(); low != nil { // a log that parked because the disk is full leads nobody, either
+			return failed(low)
 		}
-		return edge.ErrQuorumLost.Error(edge.Unavailable)
+		return failed(err)
 	}
-	e := Entry{Base: r.state.Version(), Time: r.draft.now.UnixNano(), Ops: r.draft.ops()}
+	e := Entry{Base: r.draft.base, Time: r.draft.now.UnixNano(), Ops: r.ops}
+	if len(r.draft.under) > 0 {
+		e.Term = r.term
+	}
 	return x.log.Propose(ctx, e.Append(nil))
+}
+
+func failed(err error) <-chan error {
+	outcome := make(chan error, 1)
+	outcome <- err
+	return outcome
 }
 
 // answer tells everybody how it ended. Until the entry is applied nobody is answered, not even the refused: their refusal may rest on
 // a neighbour's effects.
-func (x *Exec) answer(r *roundState, err error) {
+func (x *Exec) answer(r *round, err error) {
 	for i, w := range r.waiters {
 		switch {
 		case err != nil:
@@ -230,7 +335,7 @@ func (x *Exec) answer(r *roundState, err error) {
 	}
 }
 
-func (x *Exec) observeRound(r *roundState, err error, start time.Time) {
+func (x *Exec) observeRound(r *round, err error) {
 	if x.cfg.Observer == nil {
 		return
 	}
@@ -241,7 +346,7 @@ func (x *Exec) observeRound(r *roundState, err error, start time.Time) {
 	case len(r.draft.writes) == 0:
 		outcome = "empty"
 	}
-	x.cfg.Observer.Round(len(r.waiters), outcome, x.cfg.Now().Sub(start))
+	x.cfg.Observer.Round(len(r.waiters), outcome, x.cfg.Now().Sub(r.start))
 }
 
 // internal runs the kernel's own work as an intent of its own, on the leader.

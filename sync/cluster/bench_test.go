@@ -51,7 +51,7 @@ func BenchmarkPropose(b *testing.B) {
 	b.ResetTimer()
 	for b.Loop() {
 		e := exec.Entry{Base: version, Time: 1, Ops: []exec.Op{{Key: "bench/1", Val: val}}}
-		if err := w.node.Propose(b.Context(), e.Append(nil)); err != nil {
+		if err := <-w.node.Propose(b.Context(), e.Append(nil)); err != nil {
 			b.Fatal(err)
 		}
 		version++

@@ -165,10 +165,9 @@ func TestTheLogIsCarriedPastAnotherLeadersTail(t *testing.T) {
 	for i := range 30 {
 		f.put(fmt.Sprint("new", i), "k", fmt.Sprint("new", i))
 	}
-	leader := f.leader()
 	pos, err := old.node.Position()
 	check(t, err)
-	check(t, leader.node.NotePosition(t.Context(), old.name, pos))
+	f.until("the position is noted", func() bool { return f.leader().node.NotePosition(within(t, 3*time.Second), old.name, pos) == nil })
 	s, err := f.excerpt(old.name, &at.Commit) // more than a page before the tail
 	check(t, err)
 	if _, err := s.take(old); err != nil {

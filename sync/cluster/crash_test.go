@@ -71,7 +71,7 @@ func proposer(dir string) error {
 		}
 	}
 	for version := m.Version(); ; version++ {
-		if err := n.Propose(ctx, crashEntry(version).Append(nil)); err != nil {
+		if err := <-n.Propose(ctx, crashEntry(version).Append(nil)); err != nil {
 			return err
 		}
 		if _, err := fmt.Println(version + 1); err != nil {

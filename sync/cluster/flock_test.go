@@ -247,6 +247,7 @@ func (f *flock) found(name string) *bird {
 	b := f.bird(name).up()
 	check(f.t, b.node.WaitLeader(within(f.t, 10*time.Second)))
 	f.until("the first record", func() bool { p, ok := b.members.Peer(name); return ok && p.Voter })
+	check(f.t, b.exec.RaiseLevel(within(f.t, 10*time.Second), FeatureLevel))
 	return b
 }
 

@@ -4,7 +4,8 @@ package cluster
 // commands that do so declare the level they need (edge.Command.Level) and wait until every member reports it.
 //
 //	1  0.1.0
-const FeatureLevel = 1
+//	2  entries of a term (exec.ChainLevel)
+const FeatureLevel = 2
 
 // CommonLevel is the level that every node of the cluster has reported, 0 while one has not.
 func (d *Directory) CommonLevel() int64 {

@@ -93,7 +93,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 func (w *tower) write(t testing.TB, key, val string) error {
 	t.Helper()
 	e := exec.Entry{Base: w.machine.Version(), Time: 1, Ops: []exec.Op{{Key: key, Val: []byte(val)}}}
-	return w.node.Propose(within(t, 10*time.Second), e.Append(nil))
+	return <-w.node.Propose(within(t, 10*time.Second), e.Append(nil))
 }
 
 func (w *tower) read(t testing.TB, key string) string {
@@ -124,10 +124,10 @@ func TestAProposalIsAppliedWhenProposeReturns(t *testing.T) {
 		t.Errorf("got %q, want 1", got)
 	}
 	stale := exec.Entry{Base: 0, Ops: []exec.Op{{Key: "a", Val: []byte("2")}}}
-	if err := w.node.Propose(within(t, time.Second), stale.Append(nil)); !errors.Is(err, exec.ErrStale) {
+	if err := <-w.node.Propose(within(t, time.Second), stale.Append(nil)); !errors.Is(err, exec.ErrStale) {
 		t.Errorf("got %v, want ErrStale", err)
 	}
-	if err := w.node.Propose(within(t, time.Second), make([]byte, exec.MaxEntry+1)); code(err) != "too_large" {
+	if err := <-w.node.Propose(within(t, time.Second), make([]byte, exec.MaxEntry+1)); code(err) != "too_large" {
 		t.Errorf("got %v, want too_large", err)
 	}
 	select {
@@ -341,7 +341,7 @@ func TestAnUndecodableEntryParksTheNode(t *testing.T) {
 	}
 	bad := exec.Entry{Base: 1}.Append(nil)
 	bad[len(bad)-1] ^= 1
-	if err := w.node.Propose(within(t, time.Second), bad); !errors.Is(err, exec.ErrUndecodable) {
+	if err := <-w.node.Propose(within(t, time.Second), bad); !errors.Is(err, exec.ErrUndecodable) {
 		t.Fatalf("got %v, want ErrUndecodable", err)
 	}
 	peers.Eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedMachine }, func() any { return w.node.Status() })

@@ -11,26 +11,41 @@ import (
 	"wispgate/edge/exec"
 )
 
-// Propose commits an encoded entry and returns nil once it is applied here. exec.ErrStale means that it was committed and changed nothing;
-// ErrQuorumLost and disk_low that nothing was proposed; ErrUnknownOutcome that nobody can tell yet. data must not change afterwards.
-func (n *Node) Propose(ctx context.Context, data []byte) error {
+// Propose sends an encoded entry on its way, behind those proposed before, and does not wait for it. The channel gives once how it ended:
+// nil when it is applied here; exec.ErrStale when it was committed and changed nothing; ErrQuorumLost and disk_low when nothing was proposed;
+// ErrUnknownOutcome when nobody can tell yet. data must not change afterwards.
+func (n *Node) Propose(ctx context.Context, data []byte) <-chan error {
+	outcome := make(chan error, 1)
+	refuse := func(err error) <-chan error {
+		outcome <- err
+		return outcome
+	}
 	if len(data) > exec.MaxEntry {
-		return edge.ErrTooLarge.Error(edge.Invalid)
+		return refuse(edge.ErrTooLarge.Error(edge.Invalid))
 	}
 	if err := n.ready(ctx); err != nil {
-		return err
+		return refuse(err)
 	}
 	n.gate.RLock()
-	defer n.gate.RUnlock()
 	run := n.current()
 	if run == nil {
-		return n.whyParked()
+		n.gate.RUnlock()
+		return refuse(n.whyParked())
 	}
 	ctx, cancel := n.bounded(ctx)
-	defer cancel()
 	future := run.raft.Apply(data, run.times.Propose)
+	go func() {
+		defer n.gate.RUnlock()
+		defer cancel()
+		outcome <- n.outcome(ctx, run, future)
+	}()
+	return outcome
+}
+
+// outcome waits for what became of a proposal.
+func (n *Node) outcome(ctx context.Context, run *running, future raft.ApplyFuture) error {
 	if err := await(ctx, future); err != nil {
-		return n.explain(err)
+		return n.explain(run, err)
 	}
 	if err, ok := future.Response().(error); ok {
 		return err
@@ -86,12 +101,13 @@ func await(ctx context.Context, f raft.Future) error {
 }
 
 // explain sorts raft's errors: only those given before an entry reached the log are harmless to repeat under another id.
-func (n *Node) explain(err error) error {
+func (n *Node) explain(run *running, err error) error {
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return quorumLost()
 	default:
 		n.log.Info("outcome of a proposal unknown", "error", err)
+		run.ground.doubt()
 		return fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
 }

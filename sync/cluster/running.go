@@ -26,7 +26,8 @@ type running struct {
 	guard      *guarded       // trans, on a node with a port
 	snaps      *snapshots
 	readable   atomic.Uint64 // term of which an entry is known to be committed
-	nudges     chan string   // members to tell how far the log is committed
+	ground     *ground
+	nudges     chan string // members to tell how far the log is committed
 	notes      sync.WaitGroup
 	quit       chan struct{}
 }
@@ -87,7 +88,7 @@ func (n *Node) start() (run *running, err error) {
 	if n.port == nil && len(servers.Servers) > 1 {
 		return nil, errPortMissing(len(servers.Servers) - 1)
 	}
-	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, quit: make(chan struct{}), nudges: make(chan string, nudgeRoom)}
+	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, ground: newGround(), quit: make(chan struct{}), nudges: make(chan string, nudgeRoom)}
 	if run.alone {
 		run.times = n.conf.Timeouts
 	}
@@ -191,11 +192,15 @@ func (n *Node) listen(run *running, leads <-chan bool) {
 	})
 	run.raft.RegisterObserver(observer)
 	run.notes.Go(func() { n.nudgeLoop(run) })
+	run.notes.Go(func() { n.groundLoop(run) })
 	run.notes.Go(func() {
 		defer run.raft.DeregisterObserver(observer)
 		for {
 			select {
 			case lead := <-leads:
+				if lead {
+					run.ground.shake()
+				}
 				n.announce(lead)
 			case o := <-seen:
 				if l, ok := o.Data.(raft.LeaderObservation); ok && l.LeaderID != "" {

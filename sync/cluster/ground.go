@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+)
+
+// ground is what a leader must stand on to send entries that build on one another: everything that may come before them in the log is
+// applied here. It is so from a barrier in the leader's term on, until the outcome of a proposal remains unknown; then another barrier
+// settles it.
+type ground struct {
+	mu     sync.Mutex
+	term   uint64 // in which it is firm; 0: it is not
+	doubts int
+	shaken chan struct{} // holds a token when there is something to settle
+}
+
+func newGround() *ground { return &ground{shaken: make(chan struct{}, 1)} }
+
+func (g *ground) shake() {
+	select {
+	case g.shaken <- struct{}{}:
+	default:
+	}
+}
+
+// doubt says that a proposal may be applied later.
+func (g *ground) doubt() {
+	g.mu.Lock()
+	g.term = 0
+	g.doubts++
+	g.mu.Unlock()
+	g.shake()
+}
+
+func (g *ground) firm() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.term
+}
+
+func (g *ground) seen() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.doubts
+}
+
+// settled says that a barrier in the term came after so many doubts.
+func (g *ground) settled(term uint64, doubts int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.doubts == doubts {
+		g.term = term
+	}
+}
+
+// Term is the term in which this node leads, if all that may come into the log before its next proposal is applied here or was proposed by
+// this node in that term; else 0.
+func (n *Node) Term() uint64 {
+	run := n.current()
+	if run == nil {
+		return 0
+	}
+	term := run.ground.firm()
+	if term == 0 || run.raft.State() != raft.Leader || run.raft.CurrentTerm() != term {
+		return 0
+	}
+	return term
+}
+
+// groundLoop makes the ground firm whenever this node comes to lead or has a doubt.
+func (n *Node) groundLoop(run *running) {
+	for {
+		select {
+		case <-run.ground.shaken:
+		case <-run.quit:
+			return
+		}
+		if run.steady() {
+			continue
+		}
+		retry := time.NewTimer(run.times.Heartbeat)
+		select {
+		case <-retry.C:
+			run.ground.shake()
+		case <-run.quit:
+			retry.Stop()
+			return
+		}
+	}
+}
+
+// steady makes the ground firm with a barrier. It is false when that is worth another attempt.
+func (r *running) steady() bool {
+	doubts, term := r.ground.seen(), r.raft.CurrentTerm()
+	if r.raft.State() != raft.Leader {
+		return true // there is nothing to stand on; the next leadership shakes it again
+	}
+	barrier := make(chan error, 1)
+	go func() { barrier <- r.raft.Barrier(r.times.Propose).Error() }() // raft leaves what it has not begun without an answer when it ends
+	select {
+	case err := <-barrier:
+		if err != nil || r.raft.CurrentTerm() != term {
+			return false
+		}
+	case <-r.quit:
+		return true
+	}
+	r.ground.settled(term, doubts)
+	return true
+}
