@@ -23,7 +23,7 @@ type Timeouts struct {
 var (
 	alone = Timeouts{Heartbeat: 100 * time.Millisecond, Lease: 100 * time.Millisecond, Commit: 50 * time.Millisecond, SnapshotScale: 256 << 10}
 	lan   = Timeouts{Heartbeat: time.Second, Lease: 500 * time.Millisecond, Commit: 50 * time.Millisecond, SnapshotScale: 256 << 10}
-	wan   = Timeouts{Heartbeat: 3 * time.Second, Lease: 1500 * time.Millisecond, Commit: 250 * time.Millisecond, SnapshotScale: 32 << 10}
+	wan   = Timeouts{Heartbeat: 2 * time.Second, Lease: time.Second, Commit: 250 * time.Millisecond, SnapshotScale: 32 << 10}
 	space = Timeouts{Heartbeat: 15 * time.Second, Lease: 7500 * time.Millisecond, Commit: 500 * time.Millisecond, SnapshotScale: 16 << 10}
 )
 
