@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -97,7 +98,8 @@ type core struct {
 
 	statusNow func() Status // of every tenant, for the local listener
 
-	gcPercent int // as aim set it
+	gcPercent               int   // as aim set it
+	memoryLimit, memoryMost int64 // octets of Go's memory: as aim set it, and the most it may set
 
 	mu sync.Mutex // guards what a program adds while it runs
 
@@ -224,13 +226,17 @@ func loadNodeID(dir string, n config.Node) (id nodeID, err error) {
 	return id, writeFile(path, raw, 0o600)
 }
 
-// limitMemory sets Go's soft limit to 40 % of what the machine or its cgroup gives, unless GOMEMLIMIT says otherwise; the rest is for mapped
-// tables, the page cache and the kernel.
+// limitMemory finds the most that Go's memory may be, 40 % of what the machine or its cgroup gives: the rest is for mapped tables, the page cache
+// and the kernel. The limit stays near what lives in the heap, below that, unless GOMEMLIMIT or GOGC is set.
 func (c *core) limitMemory() {
-	c.aim()
-	if total := memoryTotal(); total > 0 && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(max(int64(total/10*4), 24<<20))
+	c.memoryMost = math.MaxInt64
+	if total := memoryTotal(); total > 0 {
+		c.memoryMost = max(int64(total/10*4), 24<<20)
 	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(c.memoryMost)
+	}
+	c.aim()
 }
 
 func (c *core) openStore() (err error) {

@@ -18,13 +18,14 @@ import (
 const (
 	glanceEvery = 250 * time.Millisecond
 	glanceBusy  = 50 * time.Millisecond // while a compaction maps some hundred MB a second
-	aimEvery    = time.Second
-	tidyEvery   = 10 * time.Second
-	programRest = 10 * time.Second // until the program's own pages are let go of again
-	leastSpare  = 8 << 20          // of heap, beyond what lives
-	spareShare  = 33               // of what lives, in per cent
-	spareHeap   = 4 << 20          // unused heap that may stay
-	mostMapped  = 20 << 20         // pages of mapped files that may stay, the program's own included
+	tidyEvery   = 5 * time.Second
+	programRest = 2 * time.Second // until the program's own pages are let go of again
+	leastSpare  = 8 << 20         // of heap, beyond what lives
+	spareShare  = 33              // of what lives, in per cent
+	slack       = 8 << 20         // of Go's memory, beyond the heap's goal and what is not heap
+	leastLimit  = 40 << 20        // of Go's memory: below it there is nothing to gain
+	spareHeap   = 6 << 20         // unused heap that may stay
+	mostMapped  = 12 << 20        // pages of mapped files that may stay, the program's own included
 )
 
 // tidy does it from now on until the program stops. It begins before what is derived from the state is built, which reads most tables.
@@ -45,7 +46,7 @@ func (c *core) tidy() {
 func (c *core) tidyLoop(ctx context.Context) {
 	timer := time.NewTimer(glanceBusy)
 	defer timer.Stop()
-	var aimed, tidied, program time.Time
+	var tidied, program time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -53,10 +54,7 @@ func (c *core) tidyLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 		now := time.Now()
-		if now.Sub(aimed) >= aimEvery {
-			c.aim()
-			aimed = now
-		}
+		c.aim()
 		if now.Sub(tidied) >= tidyEvery {
 			if unusedHeap() > spareHeap {
 				debug.FreeOSMemory()
@@ -80,20 +78,32 @@ func (c *core) tidyLoop(ctx context.Context) {
 }
 
 // aim says how far the heap may grow beyond what lives in it before the next collection, unless the operator has said it: by a third, and by
-// leastSpare at least. By itself the runtime lets it double. It is a percentage, so it follows a heap that grows between two looks.
+// leastSpare at least. By itself the runtime lets it double. It is a percentage, so it follows a heap that grows between two looks. The soft limit
+// stays a little above: the runtime then gives back what it does not use before it asks for more.
 func (c *core) aim() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(live)
+	samples := []metrics.Sample{
+		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	}
+	metrics.Read(samples)
+	live, goal, other := samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64()
+	for _, heap := range samples[3:] {
+		other -= min(other, heap.Value.Uint64())
+	}
 	percent := spareShare
-	if n := live[0].Value.Uint64(); n > 0 {
-		percent = min(max(percent, int(leastSpare*100/n)), 100)
+	if live > 0 {
+		percent = min(max(percent, int(leastSpare*100/live)), 100)
 	}
 	if percent != c.gcPercent {
 		debug.SetGCPercent(percent)
 		c.gcPercent = percent
+	}
+	if limit := min(max(int64(goal+other+slack), leastLimit), c.memoryMost); limit > c.memoryLimit+slack/4 || limit < c.memoryLimit-slack/4 {
+		debug.SetMemoryLimit(limit)
+		c.memoryLimit = limit
 	}
 }
 

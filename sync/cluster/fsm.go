@@ -12,6 +12,7 @@ import (
 type fsm struct {
 	machine *exec.Machine
 	applied *broadcast
+	waiting *backlog
 }
 
 var _ raft.BatchingFSM = fsm{}
@@ -34,6 +35,7 @@ func (f fsm) ApplyBatch(logs []*raft.Log) []any {
 			answers[slot[i]] = err
 		}
 	}
+	f.waiting.done(logs[len(logs)-1].Index)
 	f.applied.wake()
 	return answers
 }

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,7 @@ type logStore struct {
 	once    sync.Once
 
 	entries, octets atomic.Int64 // appended since the store was opened
+	waiting         backlog
 }
 
 func (l *logStore) condemn(err error) { l.once.Do(func() { l.unfit(err) }) }
@@ -64,6 +66,15 @@ func (l *logStore) beginBehind(next uint64) error {
 	return l.DeleteRange(first, last)
 }
 
+// GetLog implements raft.LogStore.
+func (l *logStore) GetLog(index uint64, log *raft.Log) error {
+	err := l.walStore.GetLog(index, log)
+	if err == nil {
+		l.waiting.add(index, len(log.Data))
+	}
+	return err
+}
+
 func (l *logStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
 
 func (l *logStore) StoreLogs(logs []*raft.Log) error {
@@ -71,6 +82,7 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		l.octets.Add(int64(len(log.Data)))
 	}
 	l.entries.Add(int64(len(logs)))
+	l.waiting.drain(backlogWait)
 	if len(logs) > 0 {
 		if err := l.watched(func() error { return l.beginBehind(logs[0].Index) }); err != nil {
 			return err
@@ -99,6 +111,85 @@ func appendable(logs []*raft.Log) int {
 		}
 	}
 	return len(logs)
+}
+
+// What may wait for the state machine in memory. Raft reads what is committed and queues it, 128 batches of it: a follower that takes entries
+// faster than its disk applies them would hold all that it missed.
+const (
+	backlogMost = 4 << 20
+	backlogWait = time.Second // then it goes on all the same: a log that stands still is worse
+)
+
+// backlog is what was read from the log and is not applied yet. It is bounded where entries come in.
+type backlog struct {
+	mu      sync.Mutex
+	applied uint64
+	read    []indexed
+	octets  int
+	lower   chan struct{} // closed when it gets less; nil while nobody waits
+}
+
+type indexed struct {
+	index  uint64
+	octets int
+}
+
+// add notes an entry that was read. What is applied already was read to be sent.
+func (b *backlog) add(index uint64, octets int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if index > b.applied {
+		b.read = append(b.read, indexed{index, octets})
+		b.octets += octets
+	}
+}
+
+// done notes that everything up to index is applied.
+func (b *backlog) done(index uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.applied = max(b.applied, index)
+	b.read = slices.DeleteFunc(b.read, func(r indexed) bool {
+		if r.index <= b.applied {
+			b.octets -= r.octets
+		}
+		return r.index <= b.applied
+	})
+	if b.lower != nil {
+		close(b.lower)
+		b.lower = nil
+	}
+}
+
+// drain waits until there is room for more, but no longer than most.
+func (b *backlog) drain(most time.Duration) {
+	lower := b.full()
+	if lower == nil {
+		return
+	}
+	timeout := time.NewTimer(most)
+	defer timeout.Stop()
+	for lower != nil {
+		select {
+		case <-lower:
+			lower = b.full()
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// full is closed when something is applied; nil when there is room.
+func (b *backlog) full() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.octets <= backlogMost {
+		return nil
+	}
+	if b.lower == nil {
+		b.lower = make(chan struct{})
+	}
+	return b.lower
 }
 
 func (l *logStore) Set(key, val []byte) error {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -11,6 +12,11 @@ import (
 type appends struct {
 	walStore
 	calls [][]*raft.Log
+}
+
+func (a *appends) GetLog(index uint64, log *raft.Log) error {
+	*log = raft.Log{Index: index, Data: make([]byte, backlogMost/4)}
+	return nil
 }
 
 func (a *appends) LastIndex() (uint64, error) { return 0, nil }
@@ -46,4 +52,40 @@ func TestALargeAppendGoesToTheLogInPieces(t *testing.T) {
 	if next != 67 {
 		t.Errorf("entry %d was not stored", next)
 	}
+}
+
+// A follower takes entries no faster than it applies them, so that what waits for the state machine stays small. It waits no longer than a
+// moment: with a state machine that stands still the log goes on.
+func TestTheLogWaitsForTheStateMachine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var wal appends
+		l := &logStore{walStore: &wal, timeout: time.Minute, unfit: func(err error) { t.Error(err) }}
+		read := func(from, to uint64) {
+			for i := from; i <= to; i++ {
+				check(t, l.GetLog(i, new(raft.Log)))
+			}
+		}
+		store := func(index uint64) { check(t, l.StoreLog(&raft.Log{Index: index})) }
+		read(1, 4)
+		store(5) // there is room
+		read(5, 5)
+		go store(6)
+		synctest.Wait()
+		if len(wal.calls) != 1 {
+			t.Fatal("an entry was stored while too much waits")
+		}
+		l.waiting.done(1)
+		synctest.Wait()
+		if len(wal.calls) != 2 {
+			t.Fatal("no entry was stored although there is room")
+		}
+		read(1, 1) // to be sent: it is applied
+		store(7)
+		read(6, 7)
+		begin := time.Now()
+		store(8)
+		if got := time.Since(begin); got != backlogWait {
+			t.Errorf("waited %v for a state machine that stands still, want %v", got, backlogWait)
+		}
+	})
 }

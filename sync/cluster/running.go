@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
 
+	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
 
@@ -45,12 +46,15 @@ func openWAL(c *Config) (*wal.WAL, error) {
 	return w, nil
 }
 
+// appendRoom is what one request to a follower may hold in octets: a few of them are in memory at the leader for each follower that catches up.
+const appendRoom = 2 << 20
+
 func raftConfig(c *Config, t Timeouts) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.NodeID)
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = t.Heartbeat, t.Election, t.Lease
 	rc.CommitTimeout = t.Commit
-	rc.MaxAppendEntries = 64
+	rc.MaxAppendEntries = max(appendRoom/exec.MaxEntry, 4)
 	rc.BatchApplyCh = true
 	rc.ShutdownOnRemove = false
 	rc.NoSnapshotRestoreOnStart = true
@@ -100,7 +104,7 @@ func (n *Node) start() (run *running, err error) {
 	rc := raftConfig(&n.conf, run.times)
 	rc.NotifyCh = leads
 	rc.TrailingLogs = trailing(n.conf.budget(n.machine.Store().DiskState()), run.log.averageEntry())
-	if run.raft, err = raft.NewRaft(rc, fsm{n.machine, &n.applied}, run.log, run.log, snaps, trans); err != nil {
+	if run.raft, err = raft.NewRaft(rc, fsm{n.machine, &n.applied, &run.log.waiting}, run.log, run.log, snaps, trans); err != nil {
 		return nil, errors.Join(fmt.Errorf("start raft: %w", err), closeTrans())
 	}
 	n.listen(run, leads)

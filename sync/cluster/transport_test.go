@@ -59,7 +59,7 @@ func TestASnapshotTravelsWithoutASecondCopyAtTheSender(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := (fsm{to.machine, new(broadcast)}).Restore(arrived); err != nil {
+	if err := (fsm{to.machine, new(broadcast), new(backlog)}).Restore(arrived); err != nil {
 		t.Fatal(err)
 	}
 	v1, sum1, err1 := from.machine.Checksum()
