@@ -17,7 +17,7 @@ import (
 // files to the page cache.
 const (
 	glanceEvery = 250 * time.Millisecond
-	glanceBusy  = 50 * time.Millisecond // while a compaction maps some hundred MB a second
+	glanceBusy  = 25 * time.Millisecond // while a compaction maps some hundred MB a second
 	tidyEvery   = 5 * time.Second
 	programRest = 2 * time.Second // until the program's own pages are let go of again
 	leastSpare  = 8 << 20         // of heap, beyond what lives

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/dgraph-io/badger/v4/table"
 )
 
 // lockDir takes the lock of a data directory for as long as the returned file is open; the kernel drops it when the process dies.
@@ -82,12 +84,16 @@ func adviseRandom(path string) error {
 // unmapTables takes the pages of tables out of their mappings. Those that are held stay in the page cache, where a later read finds them. Others,
 // which are being written or are on their way out, may have gone meanwhile and their addresses be somebody else's: there only advice is allowed
 // that destroys nothing whatever is there, and a later read has to go to the disk.
-func unmapTables(dir string, held map[string]bool) error {
+func unmapTables(dir string, held map[uint64]struct{}) error {
 	return advise(func(_, name string) uintptr {
-		switch {
-		case filepath.Dir(name) != dir || filepath.Ext(name) != ".sst":
+		if len(name) <= len(dir) || name[len(dir)] != '/' || !strings.HasPrefix(name, dir) {
 			return 0
-		case held[filepath.Base(name)]:
+		}
+		id, ok := table.ParseFileID(name)
+		if !ok {
+			return 0
+		}
+		if _, ok := held[id]; ok {
 			return madvDontNeed
 		}
 		return madvPageout

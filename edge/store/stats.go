@@ -1,10 +1,10 @@
 package store
 
 import (
+	"maps"
 	"path/filepath"
 
 	"github.com/dgraph-io/badger/v4"
-	"github.com/dgraph-io/badger/v4/table"
 )
 
 // Stats is what metrics, the support bundle and the benchmarks show. Sizes are octets; counters start at Open.
@@ -53,20 +53,20 @@ func (sn *Snapshot) Relax() error {
 	before := tables(db)
 	it := sn.txn.NewIterator(badger.IteratorOptions{}) // holds every table that is in use now
 	defer it.Close()
-	held := map[string]bool{}
-	for name := range tables(db) {
-		if before[name] { // in use before and after, and no name is used twice
-			held[name] = true
-		}
-	}
+	held := tables(db)
+	maps.DeleteFunc(held, func(id uint64, _ struct{}) bool { // in use before and after, and no number is used twice
+		_, was := before[id]
+		return !was
+	})
 	return unmapTables(sn.h.dir, held)
 }
 
-// tables names the files of the tables that are in use.
-func tables(db *badger.DB) map[string]bool {
-	names := map[string]bool{}
-	for _, t := range db.Tables() {
-		names[table.IDToFilename(t.ID)] = true
+// tables are the numbers of the tables that are in use.
+func tables(db *badger.DB) map[uint64]struct{} {
+	list := db.Tables()
+	ids := make(map[uint64]struct{}, len(list))
+	for i := range list {
+		ids[list[i].ID] = struct{}{}
 	}
-	return names
+	return ids
 }
