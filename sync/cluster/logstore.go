@@ -32,6 +32,7 @@ type logStore struct {
 
 	entries, octets atomic.Int64 // appended since the store was opened
 	waiting         backlog
+	leads           atomic.Bool // a leader reads what is to be sent, and applies what it has in memory
 }
 
 func (l *logStore) condemn(err error) { l.once.Do(func() { l.unfit(err) }) }
@@ -69,7 +70,7 @@ func (l *logStore) beginBehind(next uint64) error {
 // GetLog implements raft.LogStore.
 func (l *logStore) GetLog(index uint64, log *raft.Log) error {
 	err := l.walStore.GetLog(index, log)
-	if err == nil {
+	if err == nil && !l.leads.Load() {
 		l.waiting.add(index, len(log.Data))
 	}
 	return err
@@ -82,7 +83,9 @@ func (l *logStore) StoreLogs(logs []*raft.Log) error {
 		l.octets.Add(int64(len(log.Data)))
 	}
 	l.entries.Add(int64(len(logs)))
-	l.waiting.drain(backlogWait)
+	if !l.leads.Load() {
+		l.waiting.drain(backlogWait)
+	}
 	if len(logs) > 0 {
 		if err := l.watched(func() error { return l.beginBehind(logs[0].Index) }); err != nil {
 			return err

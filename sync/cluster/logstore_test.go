@@ -87,5 +87,11 @@ func TestTheLogWaitsForTheStateMachine(t *testing.T) {
 		if got := time.Since(begin); got != backlogWait {
 			t.Errorf("waited %v for a state machine that stands still, want %v", got, backlogWait)
 		}
+		l.leads.Store(true)
+		begin = time.Now()
+		store(9)
+		if got := time.Since(begin); got != 0 {
+			t.Errorf("a leader waited %v", got)
+		}
 	})
 }

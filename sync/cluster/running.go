@@ -202,6 +202,7 @@ func (n *Node) listen(run *running, leads <-chan bool) {
 		for {
 			select {
 			case lead := <-leads:
+				run.log.leads.Store(lead)
 				if lead {
 					run.ground.shake()
 				}
