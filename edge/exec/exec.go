@@ -199,6 +199,7 @@ func (x *Exec) Start(ctx context.Context, log Log) {
 	x.wg.Go(func() { x.janitor(ctx) })
 	if x.cfg.Queue != nil {
 		r := x.takeUpQueue()
+		x.wg.Go(func() { r.follow(ctx) })
 		x.wg.Go(func() { r.run(ctx) })
 	}
 	for _, f := range x.after {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"wispgate/edge"
@@ -34,12 +35,12 @@ const (
 // rebaser is the loop's own memory.
 type rebaser struct {
 	*Exec
-	lost, found int // looks in a row without and with a leader
+	lost, found int // looks in a row without and with a leader; follow's
 	retry       time.Duration
 	hold        <-chan time.Time // no attempt to hand intents over before it fires; nil: none to wait for
 	broken      error            // why the queue cannot be read
 	queue       string           // name of the queue
-	known       bool             // the cluster's mark of this queue was asked since contact was found
+	known       atomic.Bool      // the cluster's mark of this queue was asked since contact was found
 	after       uint64           // that mark
 
 	base    uint64        // version the overlay was rebuilt on
@@ -58,7 +59,7 @@ func (x *Exec) takeUpQueue() *rebaser {
 func (r *rebaser) run(ctx context.Context) {
 	err := r.broken
 	if err == nil {
-		err = r.loadWatching(ctx)
+		err = r.load(ctx)
 	}
 	if err != nil && ctx.Err() == nil {
 		r.cfg.Logger.Error("pending writes cannot be read; this node takes none until it is mended", "code", "pending_unreadable", "error", err)
@@ -76,11 +77,25 @@ func (r *rebaser) run(ctx context.Context) {
 		select {
 		case <-tick.C:
 			r.rested += r.lookEvery()
-			r.contact()
 		case <-r.hold:
 			r.hold = nil
 		case <-r.pending.kick:
 		case <-ctx.Done():
+		}
+	}
+}
+
+// follow follows whether there is a leader, beside all else: to read a hundred thousand intents in, or to evaluate them anew, takes a minute or
+// more, and until then everybody must be told how the node stands.
+func (r *rebaser) follow(ctx context.Context) {
+	tick := time.NewTicker(r.lookEvery())
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			r.contact()
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -94,11 +109,13 @@ func (r *rebaser) contact() {
 		r.lost, r.found = 0, r.found+1
 		if r.pending.cut.Load() && r.found >= contactFirm {
 			r.pending.cut.Store(false)
+			r.pending.wake()
 			r.cfg.Logger.Info("the cluster is back", "pending", r.pending.waiting.Load())
 		}
 		return
 	}
-	r.lost, r.found, r.known = r.lost+1, 0, false
+	r.lost, r.found = r.lost+1, 0
+	r.known.Store(false)
 	if r.lost == 1 {
 		r.pending.since.Store(r.cfg.Now().UnixNano())
 	}
@@ -135,33 +152,9 @@ func (r *rebaser) begin() (err error) {
 	return nil
 }
 
-// loadWatching loads, and follows meanwhile whether there is a leader: a hundred thousand intents take a minute or two, and whoever asks must be
-// told how the node stands.
-func (r *rebaser) loadWatching(ctx context.Context) error {
-	loaded, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(r.lookEvery())
-		defer tick.Stop()
-		for {
-			select {
-			case <-tick.C:
-				r.contact()
-			case <-loaded:
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	err := r.load(ctx)
-	close(loaded)
-	<-done
-	return err
-}
-
 // load puts what the queue held at the start into the overlay.
 func (r *rebaser) load(ctx context.Context) error {
+	version := r.cfg.Machine.Version()
 	for {
 		n, err := r.extend(ctx)
 		if err != nil {
@@ -171,6 +164,7 @@ func (r *rebaser) load(ctx context.Context) error {
 			break
 		}
 	}
+	r.base, r.settled = version, r.taken() // it need not be evaluated once more
 	r.pending.loaded.Store(true)
 	return nil
 }
@@ -327,7 +321,7 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 
 // agree asks, once for each time contact was found, how far the cluster has taken this queue over.
 func (r *rebaser) agree(ctx context.Context) error {
-	if r.known {
+	if r.known.Load() {
 		return nil
 	}
 	mark, err := r.askMark(ctx, r.origin())
@@ -341,7 +335,8 @@ func (r *rebaser) agree(ctx context.Context) error {
 	if !same {
 		return r.rename(mark.Seq)
 	}
-	r.known, r.after = true, mark.Seq
+	r.after = mark.Seq
+	r.known.Store(true)
 	r.took(ctx, mark.Seq)
 	return nil
 }
@@ -447,7 +442,7 @@ func (r *rebaser) settle(ctx context.Context) {
 		same, err = r.holds(mark)
 	}
 	if err == nil && !same {
-		r.known = false
+		r.known.Store(false)
 		err = r.rename(mark.Seq)
 	}
 	if err != nil {

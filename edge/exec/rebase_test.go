@@ -270,16 +270,18 @@ func TestWhereNothingWaitsNothingIsShownAsPending(t *testing.T) {
 	}
 }
 
-// TestANodeThatReadsItsQueueInSaysHowItStands holds a node at the start of its overlay: that may take a minute or two, and until then it must
-// not call itself linked, nor what it shows whole.
+// TestANodeThatReadsItsQueueInSaysHowItStands holds a node at the start of its overlay, and where that is made anew: both may take a minute or
+// two, and until then it must not call itself linked, nor cut off, where it is not, nor what it shows whole.
 func TestANodeThatReadsItsQueueInSaysHowItStands(t *testing.T) {
 	t.Parallel()
 	var hold atomic.Bool
+	var held atomic.Int32
 	release := make(chan struct{})
 	c := edgetest.NewCluster(t, 2, quick, func(c *exec.Config) {
 		m := offline()
 		m.Watches = append(m.Watches, edge.Watch{Name: "held", Tables: []string{boxes.Name}, Apply: func(reset bool, _ uint64, _ []edge.Change) {
 			if hold.Load() && !reset {
+				held.Add(1)
 				<-release
 			}
 		}})
@@ -294,8 +296,14 @@ func TestANodeThatReadsItsQueueInSaysHowItStands(t *testing.T) {
 	tower = c.Restart(tower)
 	edgetest.Eventually(t, time.Minute, func() bool { p := tower.Exec.Pending(); return p.CutOff && p.Loading && p.Waiting == 1 },
 		func() string { return fmt.Sprintf("%+v", tower.Exec.Pending()) })
+	release <- struct{}{}
+	edgetest.Eventually(t, time.Minute, func() bool { return !tower.Exec.Pending().Loading }, func() string { return "it does not end" })
+	tower.Heal()
+	edgetest.Eventually(t, time.Minute, func() bool { return !tower.CutOff() }, func() string { return "it does not hear the leader" })
+	edgetest.Eventually(t, time.Minute, func() bool { return held.Load() == 2 }, func() string { return "the overlay is not rebuilt" })
+	tower.Cut() // while the overlay is rebuilt, which may take as long
+	edgetest.Eventually(t, time.Minute, tower.CutOff, func() string { return "it does not notice that it is cut off again" })
 	hold.Store(false)
 	close(release)
-	edgetest.Eventually(t, time.Minute, func() bool { return !tower.Exec.Pending().Loading }, func() string { return "it does not end" })
 	tower.HealAndDrain()
 }
