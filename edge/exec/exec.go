@@ -81,6 +81,8 @@ type Config struct {
 	// Alone says whether this node is the whole cluster: then its full disk is a reason to refuse, since nobody else could take a pending
 	// write over. nil: it never is.
 	Alone func() bool
+	// OverlayBytes is how many octets of pending effects stay in memory before they move to the store; 0: 4 MB.
+	OverlayBytes int
 	// Patience is how long a command waits for a leader before it is accepted as pending or refused; 0: two seconds.
 	Patience time.Duration
 }
@@ -122,6 +124,9 @@ func New(cfg Config) (*Exec, error) {
 	}
 	if cfg.Durability == nil {
 		cfg.Durability = func() string { return "node" }
+	}
+	if cfg.OverlayBytes == 0 {
+		cfg.OverlayBytes = 4 << 20
 	}
 	if cfg.Patience == 0 {
 		cfg.Patience = 2 * time.Second

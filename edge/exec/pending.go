@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +13,6 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/journal"
-	"wispgate/edge/store"
 )
 
 // A command declared Offline that finds no quorum is accepted by the node alone: its intent is fsynced to the queue, a journal, and its
@@ -36,11 +34,14 @@ type pendings struct {
 	stale    bool           // the overlay holds what the queue does not
 	inflight sync.WaitGroup // submitted, not yet durable; Add under mu
 	gen      uint64         // generation of the overlay: where it spills
+	stands   basis          // on which the overlay was evaluated
+	queue    string         // name of the queue
 
 	look    atomic.Pointer[patch] // patch, for readers that need no lock while it is nil
 	waiting atomic.Int64          // intents that wait, in flight ones included; 0 only where the overlay is gone
 	oldest  atomic.Int64          // when the first of them was accepted, unix nanoseconds; 0: none is known
 	loaded  atomic.Bool           // everything that the queue held at the start is in the overlay
+	doubt   atomic.Bool           // the overlay may hold what the queue does not
 	cut     atomic.Bool           // no leader for longer than the patience
 	since   atomic.Int64          // when that began, unix nanoseconds
 	failing atomic.Pointer[string]
@@ -186,6 +187,9 @@ type durable struct {
 // Journaled implements journal.Done.
 func (d *durable) Journaled(seq uint64, err error) {
 	d.seq, d.err = seq, err
+	if err != nil {
+		d.p.doubt.Store(true)
+	}
 	close(d.done)
 	d.p.inflight.Done()
 }
@@ -258,7 +262,7 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	p.waiting.Add(1)
 	p.oldest.CompareAndSwap(0, in.At.UnixNano())
 	x.cfg.Queue.Submit(kindIntent, raw, w)
-	x.layLocked(st.Version(), t)
+	x.layLocked(st.Version(), t, spillMark{Digest: in.digestOfPlace()})
 	return w, reply, nil
 }
 
@@ -270,17 +274,28 @@ func (x *Exec) at(st *State, accepted time.Time) time.Time {
 	return accepted
 }
 
-// layLocked lays an intent's effects over the state, tells the watches, and moves the overlay's older part to the store when it is large.
-func (x *Exec) layLocked(version uint64, t *tx) {
+// layLocked lays an intent's effects over the state, tells the watches, and moves the overlay's older part to the store when it is large. last
+// names the intent; without its place it is the newest of the queue.
+func (x *Exec) layLocked(version uint64, t *tx, last spillMark) {
 	p := &x.pending
+	if p.patch == nil {
+		p.stands = basis{version: version}
+	}
+	p.stands.add(version)
 	ops := shownOps(t)
 	p.patch = p.patch.with(ops)
 	p.look.Store(p.patch)
 	x.tell(version, ops)
-	if p.patch.size > spillAbove {
-		p.patch = x.spill(p.patch, p.gen)
-		p.look.Store(p.patch)
+	if p.patch.size <= x.cfg.OverlayBytes {
+		return
 	}
+	if last.Upto == 0 {
+		p.inflight.Wait() // the journal's doing; nothing it waits for needs this lock
+		last.Upto = x.cfg.Queue.Next() - 1
+	}
+	last.From, last.Version, last.Whole = p.taken+1, p.stands.version, !p.stands.several && !p.doubt.Load()
+	p.patch = x.spill(p.patch, p.gen, last)
+	p.look.Store(p.patch)
 }
 
 // shownOps are the effects that a reader of this node may see: not the event rows, which tell of what is committed, nor the due index,
@@ -296,81 +311,6 @@ func shownOps(t *tx) []Op {
 	slices.SortFunc(ops, func(a, b Op) int { return strings.Compare(a.Key, b.Key) })
 	return ops
 }
-
-// spillAbove is how many octets of effects the overlay keeps in memory before they move to the store.
-const spillAbove = 4 << 20
-
-// spill moves the effects in memory to the store, below a generation's prefix. Where the store takes nothing they stay.
-func (x *Exec) spill(p *patch, gen uint64) *patch {
-	if err := x.writeSpill(p, gen); err != nil {
-		x.cfg.Logger.Warn("the overlay of pending writes stays in memory", "error", err)
-		return &patch{mem: p.mem, deep: p.deep} // tried again after as much again
-	}
-	x.cfg.Machine.Refresh()
-	return &patch{deep: &spill{spillPrefix(gen)}}
-}
-
-func (x *Exec) writeSpill(p *patch, gen uint64) error {
-	prefix := spillPrefix(gen)
-	var b store.Batch
-	for it := p.mem.seek(""); it.node != nil; it.next() {
-		val := []byte{spilledDelete}
-		if !it.node.delete {
-			val = append([]byte{spilledPut}, it.node.val...)
-		}
-		if !b.Fits(1, len(prefix)+len(it.node.key)+len(val)) {
-			if err := x.cfg.Store.Commit(&b); err != nil {
-				return err
-			}
-			b = store.Batch{}
-		}
-		b.Put([]byte(prefix+it.node.key), val)
-	}
-	return x.cfg.Store.Commit(&b)
-}
-
-// newestSpill is the largest generation that has left effects in the store, 0 for none.
-func (x *Exec) newestSpill() (gen uint64, err error) {
-	snap := x.cfg.Store.Snapshot()
-	defer snap.Close()
-	space := store.Local + overlaySpace
-	for from := space; ; from = spillPrefix(gen + 1) {
-		found := false
-		err = snap.Scan([]byte(space), []byte(from), func(k, _ []byte) (bool, error) {
-			hex, _, _ := strings.Cut(string(k[len(space):]), "/")
-			gen, err = strconv.ParseUint(hex, 16, 64)
-			found = true
-			return false, err
-		})
-		if err != nil || !found {
-			return gen, err
-		}
-	}
-}
-
-// sweep removes the spilled effects of generations before one.
-func (x *Exec) sweep(before uint64) error {
-	for limit := spillPrefix(before); ; {
-		var b store.Batch
-		snap := x.cfg.Store.Snapshot()
-		err := snap.Scan([]byte(store.Local+overlaySpace), nil, func(k, _ []byte) (bool, error) {
-			if string(k) >= limit {
-				return false, nil
-			}
-			b.Delete(k)
-			return b.Fits(1, maxSpilledKey), nil
-		})
-		snap.Close()
-		if err != nil || b.Len() == 0 {
-			return err
-		}
-		if err := x.cfg.Store.CommitReserved(&b); err != nil {
-			return err
-		}
-	}
-}
-
-const maxSpilledKey = MaxOpKey + 64
 
 // Pending is what waits for the cluster, for status pages and metrics.
 type Pending struct {

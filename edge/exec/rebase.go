@@ -147,14 +147,18 @@ func (r *rebaser) begin() (err error) {
 	if same {
 		first = max(mark.Seq+1, first)
 	}
-	p.gen, p.taken, p.next = gen+1, first-1, first
+	p.gen, p.taken, p.next, p.queue = gen+1, first-1, first, r.queue
 	p.waiting.Store(int64(q.Next() - first))
-	return nil
+	_, err = r.takeUp(first, gen)
+	return err
 }
 
 // load puts what the queue held at the start into the overlay.
 func (r *rebaser) load(ctx context.Context) error {
 	version := r.cfg.Machine.Version()
+	if err := r.tellSpilled(); err != nil {
+		return err
+	}
 	for {
 		n, err := r.extend(ctx)
 		if err != nil {
@@ -164,9 +168,20 @@ func (r *rebaser) load(ctx context.Context) error {
 			break
 		}
 	}
-	r.base, r.settled = version, r.taken() // it need not be evaluated once more
+	r.pending.mu.Lock()
+	if r.pending.stands == (basis{version: version}) { // it need not be evaluated once more
+		r.base, r.settled = version, r.pending.taken
+	}
+	r.pending.mu.Unlock()
 	r.pending.loaded.Store(true)
 	return nil
+}
+
+// tellSpilled tells the watches of what was taken up.
+func (r *rebaser) tellSpilled() error {
+	r.pending.mu.Lock()
+	defer r.pending.mu.Unlock()
+	return r.retell(nil, r.pending.patch)
 }
 
 // extend evaluates a page of the queue at the overlay's end.
@@ -179,7 +194,7 @@ func (r *rebaser) extend(ctx context.Context) (n int, err error) {
 		st := r.lookLocked()
 		defer st.Close()
 		if t := r.reevaluate(st, in); t != nil {
-			r.layLocked(st.Version(), t)
+			r.layLocked(st.Version(), t, spillMark{Upto: seq, Digest: in.digestOfPlace()})
 		}
 		n++
 		p.next = seq + 1
@@ -221,6 +236,9 @@ func (r *rebaser) rename(mark uint64) error {
 	}
 	r.cfg.Logger.Warn("the queue of pending writes is older than the cluster knows it: an old copy of this node's disk was started", "code", "queue_older", "settled", mark)
 	r.queue, r.after = name, 0
+	r.pending.mu.Lock()
+	defer r.pending.mu.Unlock()
+	r.pending.queue = name
 	return nil
 }
 
@@ -495,7 +513,7 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 	p.mu.Lock()
 	from, version := p.taken+1, r.cfg.Machine.Version()
 	p.mu.Unlock()
-	b := builder{Exec: r.Exec, from: from, gen: r.pending.gen + 1} // only this goroutine changes it
+	b := builder{Exec: r.Exec, from: from, first: from, stands: basis{version: version}, gen: r.pending.gen + 1} // only this goroutine changes it
 	for {
 		n, err := b.page(ctx)
 		if err != nil {
@@ -519,6 +537,8 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 	}
 	was := p.patch
 	p.patch, p.gen, p.stale, p.next = b.patch, b.gen, false, b.from
+	p.stands = b.stands
+	p.doubt.Store(false)
 	p.oldest.Store(b.oldest)
 	p.look.Store(p.patch)
 	r.base, r.settled = version, from-1
@@ -531,7 +551,9 @@ type builder struct {
 	*Exec
 	patch  *patch
 	gen    uint64
+	first  uint64 // place of the queue from which it is made
 	from   uint64 // next place of the queue
+	stands basis
 	oldest int64
 }
 
@@ -543,14 +565,17 @@ func (b *builder) page(ctx context.Context) (n int, err error) {
 			b.oldest = in.At.UnixNano()
 		}
 		st.pending = b.patch
+		b.stands.add(st.Version())
 		if t := b.reevaluate(st, in); t != nil {
 			b.patch = b.patch.with(shownOps(t))
 		}
 		n, b.from = n+1, seq+1
-		if b.patch == nil || b.patch.size <= spillAbove {
+		if b.patch == nil || b.patch.size <= b.cfg.OverlayBytes {
 			return ctx.Err()
 		}
-		b.patch = b.spill(b.patch, b.gen)
+		b.patch = b.spill(b.patch, b.gen, spillMark{
+			Whole: !b.stands.several, From: b.first, Upto: seq, Digest: in.digestOfPlace(), Version: b.stands.version,
+		})
 		st.Close()
 		st = b.cfg.Machine.Snapshot() // one that sees the spill
 		return ctx.Err()

@@ -1,12 +1,15 @@
 package exec_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -15,6 +18,7 @@ import (
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
 	"wispgate/edge/exec"
+	"wispgate/edge/store"
 )
 
 // rebaseStep is one thing that happens to a tower.
@@ -51,7 +55,12 @@ func TestNothingAcknowledgedIsLostOrDoubled(t *testing.T) {
 
 func runRebaseCourse(t *testing.T, steps []rebaseStep) {
 	t.Helper()
-	c, leader, tower := pair(t, func(c *exec.Config) { c.Patience = 20 * time.Millisecond })
+	c, leader, tower := pair(t, func(c *exec.Config) {
+		c.Patience = 20 * time.Millisecond
+		if len(steps)%2 == 0 {
+			c.OverlayBytes = 1 << 10 // most of it lies in the store
+		}
+	})
 	m := &rebaseModel{t: t, acked: map[string]string{}, boxes: map[string]edge.ID{}}
 	cut := false
 	for _, s := range steps {
@@ -226,4 +235,86 @@ func TestAReadThroughTheLeaderSeesEverythingAndNeedsIt(t *testing.T) {
 	}
 	tower.Heal()
 	c.Agree()
+}
+
+// TestASpilledOverlayIsTakenUpAgain restarts a cut-off node again and again while writes wait: what has been evaluated and lies in the store is
+// not evaluated anew, unless it may not be whole.
+func TestASpilledOverlayIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	var evaluated atomic.Int64
+	counted := makeBox
+	counted.Offline = true
+	counted.Handle = func(tx edge.Tx, in newBox) (box, error) {
+		evaluated.Add(1)
+		return makeBox.Handle(tx, in)
+	}
+	c := edgetest.NewCluster(t, 2, quick, func(c *exec.Config) {
+		m := offline()
+		m.Ops = slices.DeleteFunc(m.Ops, func(op *edge.Op) bool { return op.Name == makeBox.Name })
+		m.Ops = append(m.Ops, counted.Op())
+		c.Modules, c.OverlayBytes, c.Strict = []edge.Module{m, syncPart()}, 20<<10, false
+	})
+	leader, tower := c.Nodes[0], c.Nodes[1]
+	tower.CutAndNotice()
+	const n = 400
+	for i := range n {
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint(i), Color: "red"})
+	}
+	restart := func(do func(dir string)) (again int64) {
+		t.Helper()
+		before := evaluated.Load()
+		tower = c.RestartWith(tower, do)
+		edgetest.Eventually(t, time.Minute, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
+		if got := len(labels(t, tower)); got != min(n, 200) {
+			t.Errorf("a page shows %d boxes", got)
+		}
+		if p := tower.Exec.Pending(); p.Waiting < n || p.Oldest == nil {
+			t.Errorf("got %+v", p)
+		}
+		return evaluated.Load() - before
+	}
+	for range 3 {
+		if again := restart(func(string) {}); again > n/4 {
+			t.Errorf("%d of %d writes were evaluated anew", again, n)
+		}
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("more ", evaluated.Load()), Color: "red"})
+	}
+	spoil := func(change func(b *store.Batch, key, mark []byte)) func(string) {
+		return func(dir string) {
+			s, err := store.Open(store.Options{Dir: filepath.Join(dir, "store"), BallastBytes: -1})
+			if err != nil {
+				t.Fatal(err)
+			}
+			key := []byte(store.Local + "overlay-mark")
+			snap := s.Snapshot()
+			mark, err := snap.Get(key)
+			snap.Close()
+			var b store.Batch
+			change(&b, key, mark)
+			if err := errors.Join(err, s.Commit(&b), s.Close()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for what, change := range map[string]func(b *store.Batch, key, mark []byte){
+		"a crash while it was written": func(b *store.Batch, key, _ []byte) { b.Delete(key) },
+		"another state": func(b *store.Batch, key, mark []byte) {
+			b.Put(key, bytes.Replace(mark, []byte(`"version":`), []byte(`"version":9`), 1))
+		},
+		"another queue": func(b *store.Batch, key, mark []byte) {
+			b.Put(key, bytes.Replace(mark, []byte(`"digest":"`), []byte(`"digest":"x`), 1))
+		},
+		"nothing that can be read": func(b *store.Batch, key, _ []byte) { b.Put(key, []byte("?")) },
+	} {
+		if again := restart(spoil(change)); again < n {
+			t.Errorf("after %s only %d of %d writes were evaluated anew", what, again, n)
+		}
+	}
+	tower.HealAndDrain()
+	c.Agree()
+	if p := page(t, leader.Harness, acme, listBoxes{Color: "red", ListInput: edge.ListInput{Limit: 200}}); !p.HasMore {
+		t.Errorf("the leader has %d boxes", len(p.Data))
+	}
+	edgetest.NoDrift(t, leader.Harness)
+	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
 }
