@@ -168,14 +168,17 @@ func (c *cli) noMajority(ctx context.Context, cl *client, lost *edge.Error) erro
 		return lost // between two leaders, or not to be asked
 	}
 	e := *lost
-	e.Message, e.Fix = st.away(), app.NoMajorityFix
+	e.Message, e.Fix = st.away()
 	return &e
 }
 
-// away says how a node stands that hears no leader.
-func (st *clusterStatus) away() string {
+// away says how a node stands that hears no leader, and what to do about it.
+func (st *clusterStatus) away() (says, fix string) {
+	if st.Cluster.Removed {
+		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %d writes wait here and will not be taken over", st.Node, st.Pending.Waiting), app.RemovedFix
+	}
 	if st.Cluster.State == "parked" {
-		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked)
+		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked), "See the log of wispgate; with a full disk, free space"
 	}
 	reached := []string{}
 	for _, m := range st.Cluster.Members {
@@ -183,8 +186,8 @@ func (st *clusterStatus) away() string {
 			continue
 		}
 		if m.State == "leader" {
-			return fmt.Sprintf("Node %s reaches %s, which leads, and does not hear it: look at this node's cluster.advertise, at the way to its port, and that no copy of it runs elsewhere",
-				st.Node, m.Node)
+			return fmt.Sprintf("Node %s reaches %s, which leads, and does not hear it", st.Node, m.Node),
+				"Look at this node's cluster.advertise and at the way to its port, and that no copy of it runs elsewhere"
 		}
 		reached = append(reached, m.Node)
 	}
@@ -196,7 +199,7 @@ func (st *clusterStatus) away() string {
 		whom = strings.Join(reached, ", ")
 	}
 	return fmt.Sprintf("Node %s hears no leader%s; of the other voters it reaches %s. %d of %d voters must hear each other before anything is committed",
-		st.Node, since, whom, len(st.Cluster.Voters)/2+1, len(st.Cluster.Voters))
+		st.Node, since, whom, len(st.Cluster.Voters)/2+1, len(st.Cluster.Voters)), app.NoMajorityFix
 }
 
 // wellFor is how old a sign of life may be of a node that counts as well.
@@ -235,6 +238,7 @@ type clusterStatus struct {
 		Parked  string `json:"parked"`
 		Leader  string `json:"leader"`
 		Contact bool   `json:"contact"`
+		Removed bool   `json:"removed"`
 		Voters  []string
 		Members []struct {
 			Node  string    `json:"node"`
@@ -245,7 +249,8 @@ type clusterStatus struct {
 		} `json:"members"`
 	} `json:"cluster"`
 	Pending struct {
-		Since *time.Time `json:"since"`
+		Since   *time.Time `json:"since"`
+		Waiting int64      `json:"waiting"`
 	} `json:"pending"`
 	Clock struct {
 		Now time.Time `json:"now"`
@@ -310,7 +315,8 @@ func (c *cli) clusterList() *cobra.Command {
 				_, _ = fmt.Fprintf(c.std.err, "Node %s stands alone. Set cluster.listen and cluster.advertise and start it again, then invite others.\n", st.Node)
 			}
 			if !st.Cluster.Contact && len(list) > 0 {
-				_, _ = fmt.Fprintf(c.std.err, "%s. Roles and states are as it last heard them.\n%s.\n", st.away(), app.NoMajorityFix)
+				says, fix := st.away()
+				_, _ = fmt.Fprintf(c.std.err, "%s. Roles and states are as it last heard them.\n%s.\n", says, fix)
 			}
 			return c.show(map[string]any{"data": list})
 		},
@@ -407,7 +413,8 @@ func (c *cli) bestHeir(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !st.Cluster.Contact {
-		return "", &edge.Error{Kind: edge.Unavailable, Code: edge.ErrQuorumLost.Code, Message: st.away(), Fix: app.NoMajorityFix}
+		says, fix := st.away()
+		return "", &edge.Error{Kind: edge.Unavailable, Code: edge.ErrQuorumLost.Code, Message: says, Fix: fix}
 	}
 	best := -1
 	for i, m := range list {

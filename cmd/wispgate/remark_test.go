@@ -31,7 +31,7 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 	defer node.Close()
 	st := clusterStatus{Node: "n3"}
 	must(t, json.Unmarshal([]byte(strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"state":"leader"`, 1)), &st))
-	if got := st.away(); !strings.Contains(got, "reaches n4, which leads, and does not hear it") {
+	if got, _ := st.away(); !strings.Contains(got, "reaches n4, which leads, and does not hear it") {
 		t.Errorf("where the leader is reached: %q", got)
 	}
 	for _, args := range [][]string{{"cluster", "invite"}, {"cluster", "remove", "n1", "--force"}, {"cluster", "transfer"}, {"cluster", "list"}} {

@@ -195,3 +195,6 @@ const joinWithin = time.Minute
 
 // NoMajorityFix is what an operator does about a cluster without a leader.
 const NoMajorityFix = cluster.NoMajorityFix
+
+// RemovedFix is what to do at a node that was removed.
+var RemovedFix = cluster.ErrPeerGone.Fix

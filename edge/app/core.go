@@ -330,7 +330,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.effectiveTime, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
-		Patience: patience(c.opts.Config.Cluster.Network), Alone: c.alone, FeatureLevel: cluster.FeatureLevel,
+		Patience: patience(c.opts.Config.Cluster.Network), Alone: c.alone, Expelled: c.expelled, FeatureLevel: cluster.FeatureLevel,
 	})
 	if err != nil {
 		return err
@@ -370,6 +370,14 @@ func patience(network string) time.Duration {
 		return 10 * time.Second
 	}
 	return 2 * time.Second
+}
+
+// expelled is why nothing that this node takes would reach the cluster.
+func (c *core) expelled() error {
+	if c.cluster == nil {
+		return nil
+	}
+	return c.cluster.Expelled()
 }
 
 // alone reports that no other node belongs to the cluster.

@@ -217,12 +217,27 @@ func checkClock(p *patient) (Finding, bool) {
 	switch behind := known.Sub(p.now); {
 	case behind > 0:
 		return found(Fail, fix, "The clock is %s behind what the node knows: nothing falls due", behind.Round(time.Second))
+	case p.skew() >= mostSkew:
+		return found(Fail, fix, "The clock is %s ahead of the leader's: what falls due here is wrong", p.skew())
+	case -p.skew() >= mostSkew:
+		return found(Fail, fix, "The clock is %s behind the leader's", -p.skew())
 	case p.now.Year() < 2026:
 		return found(Fail, fix, "The clock says %d: nothing falls due", p.now.Year())
 	case p.quality == obs.Unsynced:
 		return found(Warn, fix, "Nothing disciplines the clock")
 	}
 	return fine("The clock is synchronised")
+}
+
+// mostSkew is how far two clocks of a cluster may be apart.
+const mostSkew = time.Minute
+
+// skew is how far this clock is ahead of the leader's, as last heard.
+func (p *patient) skew() time.Duration {
+	if p.inside.Status == nil || !p.inside.Status.Cluster.Contact {
+		return 0
+	}
+	return time.Duration(p.inside.Status.Cluster.ClockAhead) * time.Second
 }
 
 func checkCluster(p *patient) (Finding, bool) {
@@ -234,6 +249,8 @@ func checkCluster(p *patient) (Finding, bool) {
 	switch {
 	case c.State == "parked":
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
+	case c.Removed:
+		return found(Fail, cluster.ErrPeerGone.Fix, "%s; %d writes wait here", cluster.ErrPeerGone.Says, s.Pending.Waiting)
 	case c.Leader == "":
 		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed",
 			len(c.Voters)/2+1, strings.Join(c.Voters, ", "))

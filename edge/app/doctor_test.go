@@ -108,6 +108,8 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"log", "not its own", func(p *patient) { p.inside.LogErr, p.inside.LogFix = "The log is behind", "Restore" }, Fail},
 		{"clock", "behind the mark", func(p *patient) { p.inside.High = p.now.Add(time.Hour) }, Fail},
 		{"clock", "behind a commit", func(p *patient) { p.inside.LastTime = p.now.Add(time.Hour) }, Fail},
+		{"clock", "ahead of the leader", func(p *patient) { p.inside.Status.Cluster.ClockAhead = 3 * 86400 }, Fail},
+		{"clock", "behind the leader", func(p *patient) { p.inside.Status.Cluster.ClockAhead = -3 * 86400 }, Fail},
 		{"clock", "1970", func(p *patient) {
 			p.now = time.Unix(9, 0)
 			p.inside.High, p.inside.LastTime = time.Time{}, time.Time{}
@@ -116,6 +118,7 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"cluster", "parked", func(p *patient) {
 			p.inside.Status.Cluster.State, p.inside.Status.Cluster.Parked = "parked", "disk full"
 		}, Fail},
+		{"cluster", "removed", func(p *patient) { p.inside.Status.Cluster.Removed = true }, Fail},
 		{"cluster", "no leader", func(p *patient) { p.inside.Status.Cluster.Leader = "" }, Fail},
 		{"cluster", "cut off", func(p *patient) { p.inside.Status.Pending.CutOff = true }, Fail},
 		{"members", "silent", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = p.now.Add(-time.Hour) }, Warn},

@@ -81,6 +81,8 @@ type Config struct {
 	// Alone says whether this node is the whole cluster: then its full disk is a reason to refuse, since nobody else could take a pending
 	// write over. nil: it never is.
 	Alone func() bool
+	// Expelled is why nothing that this node accepts would ever reach the cluster; nil, or its answer nil: it would.
+	Expelled func() error
 	// OverlayBytes is how many octets of pending effects stay in memory before they move to the store; 0: 4 MB.
 	OverlayBytes int
 	// Patience is how long a command waits for a leader before it is accepted as pending or refused; 0: two seconds.
@@ -242,6 +244,9 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 	reply, err := w.wait(ctx, joined)
 	if low := x.full(err); low != nil {
 		return edge.Reply{}, low
+	}
+	if gone := x.expelled(err); gone != nil {
+		return edge.Reply{}, gone
 	}
 	if err != nil && x.mayPend(w, err) {
 		return x.pend(ctx, w, err)

@@ -120,6 +120,14 @@ func (x *Exec) mayPend(w *waiter, err error) bool {
 	return w.offline && x.cfg.Queue != nil && len(w.intent.Calls[0].In) > 0 && undecided(err)
 }
 
+// expelled is the refusal of a node that the cluster has removed: to accept would be to promise what cannot come. nil for any other.
+func (x *Exec) expelled(err error) error {
+	if x.cfg.Expelled == nil || !isQuorumLost(err) {
+		return nil
+	}
+	return x.cfg.Expelled()
+}
+
 // full is the refusal of a node that is the whole cluster and whose disk is full, nil for any other. A node of a larger cluster goes on
 // in the reserve of its queue.
 func (x *Exec) full(err error) error {

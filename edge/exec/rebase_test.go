@@ -307,3 +307,30 @@ func TestANodeThatReadsItsQueueInSaysHowItStands(t *testing.T) {
 	close(release)
 	tower.HealAndDrain()
 }
+
+// TestANodeThatTheClusterHasRemovedAcceptsNothing holds that nothing is promised which cannot come.
+func TestANodeThatTheClusterHasRemovedAcceptsNothing(t *testing.T) {
+	t.Parallel()
+	var removed atomic.Bool
+	gone := &edge.Error{Kind: edge.Unavailable, Code: "node_expelled", Message: "Removed", Fix: "Use another"}
+	_, _, tower := pair(t, func(c *exec.Config) {
+		c.Strict = false
+		c.Expelled = func() error {
+			if removed.Load() {
+				return gone
+			}
+			return nil
+		}
+	})
+	tower.CutAndNotice()
+	edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "before"})
+	removed.Store(true)
+	if got := edgetest.Code(t, tower.Harness, acme, makeBox.Name, newBox{Label: "after"}); got != gone.Code {
+		t.Errorf("what may wait: got %s", got)
+	}
+	if got := labels(t, tower); len(got) != 1 {
+		t.Errorf("it shows %v", got)
+	}
+	removed.Store(false)
+	tower.HealAndDrain()
+}

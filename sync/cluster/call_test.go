@@ -74,7 +74,7 @@ func TestAPlaceIsFreeOnceTheAnswerIsThere(t *testing.T) {
 	served := make(chan struct{})
 	go func() {
 		defer close(served)
-		n.serveConn(t.Context(), held, "n2", false)
+		n.serveConn(t.Context(), held, "n2", false, false)
 	}()
 	out := &frames{conn: here, now: time.Now}
 	wait := func(what string, ch <-chan struct{}) {

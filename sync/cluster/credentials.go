@@ -335,6 +335,9 @@ func (s subject) uri() *url.URL {
 	return &url.URL{Scheme: "wispgate", Opaque: "cluster/" + url.PathEscape(s.cluster) + "/node/" + url.PathEscape(s.node)}
 }
 
+// errExpelled says that a certificate is a removed node's. Such a node is told so and nothing else.
+var errExpelled = errors.New("the node was removed from the cluster")
+
 var errNoIdentity = errors.New("the certificate names no node of a cluster")
 
 func identityOf(leaf *x509.Certificate) (s subject, err error) {
@@ -372,11 +375,14 @@ func (c *Credentials) verify(chain []*x509.Certificate, members *Directory, now 
 		return "", false, fmt.Errorf("the certificate is of cluster %s", who.cluster)
 	}
 	p, ok := members.Peer(who.node)
-	if !ok || p.Status == Removed {
+	if !ok {
 		return "", false, fmt.Errorf("node %s is not a member", who.node)
 	}
 	if p.Fingerprint != "" && p.Fingerprint != keyFingerprint(leaf.PublicKey) {
 		return "", false, fmt.Errorf("the key is not that of member %s", who.node)
+	}
+	if p.Status == Removed {
+		return who.node, false, errExpelled
 	}
 	return who.node, now.After(leaf.NotAfter.Add(certGrace)), nil
 }

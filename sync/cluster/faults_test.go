@@ -454,3 +454,26 @@ func TestACutOffNodeSaysWhomItReaches(t *testing.T) {
 	f.wires.Heal()
 	f.settled()
 }
+
+// TestAClockThatIsDaysOffMakesNobodySilent gives a follower a clock three days ahead: how long ago the others were heard is still what it is.
+func TestAClockThatIsDaysOffMakesNobodySilent(t *testing.T) {
+	const off = 72 * time.Hour
+	f := newFlock(t, func(c *Config) {
+		if c.NodeID == "n2" {
+			c.Now = func() time.Time { return time.Now().Add(off) }
+		}
+	})
+	f.found("n1")
+	f.grow(Replica, "n2")
+	b := f.bird("n2")
+	f.until("n2 hears how the members are", func() bool { list, _ := b.node.Members(); return len(list) == 2 && b.node.Status().ClockAhead != 0 })
+	list, _ := b.node.Members()
+	for _, v := range list {
+		if age := time.Now().Add(off).Sub(v.Seen); !v.Seen.IsZero() && (age > time.Hour || age < -time.Hour) {
+			t.Errorf("%s was seen %s ago", v.Node, age)
+		}
+	}
+	if ahead := time.Duration(b.node.Status().ClockAhead) * time.Second; ahead < off-time.Hour || ahead > off+time.Hour {
+		t.Errorf("its clock is said to be %s ahead", ahead)
+	}
+}

@@ -7,10 +7,12 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
 
+	"wispgate/edge"
 	"wispgate/edge/store"
 )
 
@@ -44,6 +46,8 @@ type picture struct {
 	seen map[string]*sighting
 	told []View    // by the leader
 	at   time.Time // when
+
+	ahead atomic.Int64 // of the leader's clock by this one, nanoseconds
 
 	around   []View // as this node itself sees the members, while it hears no leader
 	aroundAt time.Time
@@ -105,6 +109,24 @@ func (p *picture) tell(list []View, now time.Time) {
 	p.told, p.at = list, now
 }
 
+// hear takes over how the leader sees the members. Its times are by its clock, which may be days from this one: what it says of itself is of now.
+func (p *picture) hear(list []View, leader string, now time.Time) {
+	for _, v := range list {
+		if v.Node != leader || v.Seen.IsZero() {
+			continue
+		}
+		ahead := now.Sub(v.Seen)
+		for i := range list {
+			if !list[i].Seen.IsZero() {
+				list[i].Seen = list[i].Seen.Add(ahead)
+			}
+		}
+		p.ahead.Store(int64(ahead))
+		break
+	}
+	p.tell(list, now)
+}
+
 // Members is how the leader sees the members, and when it was so: now on the leader, on others when it last said so. A node that hears no
 // leader says what it sees itself.
 func (n *Node) Members() ([]View, time.Time) {
@@ -162,6 +184,15 @@ func servers(r *raft.Raft) []raft.Server {
 	return slices.Clone(f.Configuration().Servers) // raft hands every caller the same
 }
 
+// Expelled is why nothing that this node takes would ever reach the cluster: a member that it trusts has said that it was removed. nil: it was not, as
+// far as it knows.
+func (n *Node) Expelled() error {
+	if !n.gone.Load() || n.Contact() {
+		return nil
+	}
+	return ErrPeerGone.Error(edge.Unavailable)
+}
+
 // freshFor is how old a sighting may be for its node to count as well.
 func (n *Node) freshFor() time.Duration { return max(5*n.conf.Pace.Poll, 3*n.conf.Peers.Election) }
 
@@ -187,7 +218,7 @@ func (n *Node) diskLow() bool { return n.machine.Store().DiskState().Level >= st
 func (n *Node) serveStats(_ context.Context, from string, body []byte) ([]byte, error) {
 	var told []View
 	if err := json.Unmarshal(body, &told); err == nil && from == n.leaderID() {
-		n.picture.tell(told, n.conf.Now())
+		n.picture.hear(told, from, n.conf.Now())
 	}
 	return json.Marshal(n.stats())
 }
@@ -268,7 +299,10 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 			var st stats
 			raw, err := n.Call(ctx, node, methodStats, told)
 			if err == nil {
+				n.gone.Store(false)
 				err = json.Unmarshal(raw, &st)
+			} else if e, ok := edge.AsError(err); ok && e.Code == ErrPeerGone.Code {
+				n.gone.Store(true)
 			}
 			n.picture.note(node, st, err, n.conf.Now())
 		})

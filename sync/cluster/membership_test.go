@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -201,15 +202,19 @@ func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
 		}
 		return !gone.node.Contact()
 	})
+	f.until("n4 says that it was removed", func() bool { return gone.node.Status().Removed && code(gone.node.Expelled()) == "node_expelled" })
 	for _, name := range []string{"n1", "n2", "n3"} {
-		for _, proto := range []string{protoRaft, protoRPC} {
-			if conn, err := gone.node.port.dial(within(t, 5*time.Second), name, proto, true); err == nil {
-				// TLS 1.3 tells the client after its handshake.
-				_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-				if _, err = conn.Read(make([]byte, 1)); err == nil {
-					t.Errorf("%s lets a removed node in by %s", name, proto)
-				}
-				conn.Close()
+		if conn, err := gone.node.port.dial(within(t, 5*time.Second), name, protoRaft, true); err == nil {
+			// TLS 1.3 tells the client after its handshake.
+			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			if _, err = conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%s lets a removed node in: %v", name, err)
+			}
+			conn.Close()
+		}
+		for _, method := range []string{methodStats, methodReadIndex, MethodIntent, methodRenew, methodCAKey} {
+			if _, err := gone.node.Call(within(t, 5*time.Second), name, method, nil); code(err) != "node_expelled" && code(err) != "quorum_lost" {
+				t.Errorf("%s answers a removed node's %s: %v", name, method, err)
 			}
 		}
 	}

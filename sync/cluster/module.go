@@ -34,7 +34,7 @@ func Module(p Ports) edge.Module {
 			NodeInvited{}, NodeJoined{}, NodePromoted{}, NodeDemoted{}, NodeRemoved{}, NodeUpdated{}, NodeLost{}, NodeFound{}, ChecksumMismatch{},
 		},
 		Reasons: append([]edge.Reason{
-			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,
+			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrPeerGone, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,
 			ErrPeerOld, ErrTokenWrong, ErrTokenExpired, ErrTokenUsed, ErrNoPort,
 		}, carryReasons()...),
 	}

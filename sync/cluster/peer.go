@@ -67,6 +67,7 @@ var (
 	ErrPeerExists  = edge.Reason{Code: "node_exists", Says: "A node of this name belongs to the cluster, or did once", Fix: "Give the new node another node.id: a name is never used twice"}
 	ErrPeerOld     = edge.Reason{Code: "node_too_old", Says: "The program of the node is older than what the cluster stores", Fix: "Install the version that wispgate cluster list shows on the others, and join again with the same token"}
 	ErrPeerRemoved = edge.Reason{Code: "node_removed", Says: "The node was removed from the cluster", Fix: "Empty its data folder and let it join again, under another node.id"}
+	ErrPeerGone    = edge.Reason{Code: "node_expelled", Says: "This node was removed from the cluster: the others refuse it, and what it took would never reach them", Fix: "Use another node of the cluster. What waits here was not taken over: read it here (wispgate sync status counts it) and enter it there; then empty the data folder and join under another node.id"}
 	ErrQuorumRisk  = edge.Reason{Code: "quorum_at_risk", Says: "Without this voter the others that are well would be no majority, and nothing could be committed", Fix: "Bring the silent voters back or add another voter first; --force goes on in spite of it"}
 	ErrLastVoter   = edge.Reason{Code: "last_voter", Says: "This is the only voter of the cluster", Fix: "Promote another node first"}
 	ErrNotVoter    = edge.Reason{Code: "node_no_voter", Says: "Only a voter can lead", Fix: "Promote the node first and wait until wispgate cluster list shows that it votes"}

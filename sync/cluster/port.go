@@ -56,6 +56,8 @@ type inbound struct {
 	from  string
 	proto string
 	since int // order of arrival
+
+	expelled bool // of a removed node, which hears that it was
 }
 
 func openPort(ctx context.Context, n *Node) (*port, error) {
@@ -127,7 +129,8 @@ func (p *port) greet(raw net.Conn) {
 	in := &inbound{conn: conn, proto: state.NegotiatedProtocol}
 	expired := false
 	if in.proto != protoJoin {
-		if in.from, expired, err = p.creds.verify(state.PeerCertificates, p.members, p.node.effectiveNow()); err != nil {
+		in.from, expired, err = p.creds.verify(state.PeerCertificates, p.members, p.node.effectiveNow())
+		if in.expelled = errors.Is(err, errExpelled) && in.proto == protoRPC; err != nil && !in.expelled {
 			_ = conn.Close()
 			return
 		}
@@ -140,7 +143,7 @@ func (p *port) greet(raw net.Conn) {
 	case in.proto == protoRaft && !expired:
 		p.toRaft(in)
 	case in.proto == protoRPC:
-		p.node.serveConn(p.ctx, in.conn, in.from, expired)
+		p.node.serveConn(p.ctx, in.conn, in.from, expired, in.expelled)
 		p.drop(in)
 	case in.proto == protoJoin:
 		p.serveJoin(in)
@@ -188,7 +191,7 @@ func (p *port) dropStrangers() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
-		if m, ok := p.members.Peer(c.from); c.from != "" && (!ok || m.Status == Removed) {
+		if m, ok := p.members.Peer(c.from); c.from != "" && !c.expelled && (!ok || m.Status == Removed) {
 			_ = c.conn.Close()
 		}
 	}
@@ -236,6 +239,9 @@ func (p *port) serverTLS() *tls.Config {
 				return nil
 			case protoRaft, protoRPC:
 				node, expired, err := p.creds.verify(s.PeerCertificates, p.members, p.node.effectiveNow())
+				if errors.Is(err, errExpelled) && s.NegotiatedProtocol == protoRPC {
+					return nil // it is told so
+				}
 				if err == nil && expired && s.NegotiatedProtocol == protoRaft {
 					err = fmt.Errorf("the certificate of node %s ended more than %d days ago", node, int(certGrace.Hours()/24))
 				}

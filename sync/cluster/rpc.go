@@ -126,10 +126,11 @@ func (w *frames) write(f frame) error {
 	return err
 }
 
-// serveConn answers a member's requests on one connection until it ends. With expired only a renewal is answered.
-func (n *Node) serveConn(ctx context.Context, conn net.Conn, from string, expired bool) {
+// serveConn answers a member's requests on one connection until it ends. With expired only a renewal is answered; with expelled nothing, but
+// that the node was removed.
+func (n *Node) serveConn(ctx context.Context, conn net.Conn, from string, expired, expelled bool) {
 	ctx, cancel := context.WithCancel(ctx)
-	s := &server{node: n, from: from, expired: expired, out: &frames{conn: conn, now: n.conf.Now}, cancels: map[uint64]context.CancelFunc{}}
+	s := &server{node: n, from: from, expired: expired, gone: expelled, out: &frames{conn: conn, now: n.conf.Now}, cancels: map[uint64]context.CancelFunc{}}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer func() {
 		cancel()
@@ -154,6 +155,7 @@ type server struct {
 	node    *Node
 	from    string
 	expired bool
+	gone    bool // expelled
 	out     *frames
 	wg      sync.WaitGroup
 
@@ -212,6 +214,8 @@ func (s *server) done(id uint64, cancel context.CancelFunc) {
 
 func (s *server) answer(ctx context.Context, r request) ([]byte, error) {
 	switch {
+	case s.gone:
+		return nil, ErrPeerGone.Error(edge.Unavailable)
 	case s.expired && r.method != methodRenew:
 		return nil, errExpired()
 	case r.leader && !s.node.IsLeader():

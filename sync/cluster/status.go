@@ -14,10 +14,12 @@ type Status struct {
 	Parked       string   `json:"parked,omitempty"` // why
 	Leader       string   `json:"leader,omitempty"` // node id
 	Voters       []string `json:"voters"`
-	Others       []string `json:"others,omitempty"`  // members without a vote
-	Members      []View   `json:"members,omitempty"` // as the leader sees them, or last said
-	Contact      bool     `json:"contact"`           // it leads, or has heard from a leader within an election time-out
-	LeaderMoves  uint64   `json:"leader_moves"`      // changes of leader that this node has seen since it began
+	Others       []string `json:"others,omitempty"`              // members without a vote
+	Members      []View   `json:"members,omitempty"`             // as the leader sees them, or last said
+	Removed      bool     `json:"removed,omitempty"`             // the others have said that it was removed
+	ClockAhead   int64    `json:"clock_ahead_seconds,omitempty"` // of the leader's clock, as last heard
+	Contact      bool     `json:"contact"`                       // it leads, or has heard from a leader within an election time-out
+	LeaderMoves  uint64   `json:"leader_moves"`                  // changes of leader that this node has seen since it began
 	Term         uint64   `json:"term"`
 	Version      uint64   `json:"version"`
 	LastIndex    uint64   `json:"last_index"`
@@ -39,6 +41,10 @@ func (n *Node) Status() Status {
 	}
 	if run == nil {
 		return st
+	}
+	st.Removed = n.Expelled() != nil
+	if run.raft.State() == raft.Follower {
+		st.ClockAhead = int64(time.Duration(n.picture.ahead.Load()).Round(time.Second) / time.Second)
 	}
 	st.State, st.Contact, st.LeaderMoves = stateName(run.raft.State()), n.Contact(), n.moves.Load()
 	if n.port != nil {
