@@ -47,6 +47,7 @@ type rebaser struct {
 	settled uint64        // place up to which it then was
 	rested  time.Duration // since the last rebuild
 	litter  bool          // earlier overlays may have left effects in the store
+	swept   []byte        // up to here they are gone
 }
 
 // takeUpQueue looks at what the queue holds, before anything else may pass it.
@@ -486,7 +487,8 @@ func (r *rebaser) refresh(ctx context.Context) {
 		r.pending.mu.Lock()
 		gen := r.pending.gen
 		r.pending.mu.Unlock()
-		r.litter = r.sweep(gen) != nil
+		done, err := r.sweep(gen)
+		r.litter = !done || err != nil
 	}
 }
 

@@ -149,33 +149,41 @@ func (x *Exec) newestSpill() (gen uint64, err error) {
 	}
 }
 
-// sweep removes the spilled effects of generations before one.
-func (x *Exec) sweep(before uint64) error {
-	if m, err := x.spilled(); err != nil || m.Gen < before {
+// sweepAtOnce is how many batches of a sweep go before the queue has its turn again.
+const sweepAtOnce = 4
+
+// sweep removes spilled effects of generations before one, a few batches at a time: there may be a million, and what waits is not to wait for
+// that. It goes on behind what it has removed, instead of passing over it each time.
+func (r *rebaser) sweep(before uint64) (done bool, err error) {
+	if m, err := r.spilled(); err != nil || m.Gen < before && m != (spillMark{}) {
 		var b store.Batch
 		b.Delete([]byte(spillMarkKey))
-		if err := errors.Join(err, x.cfg.Store.CommitReserved(&b)); err != nil {
-			return err
+		if err := errors.Join(err, r.cfg.Store.CommitReserved(&b)); err != nil {
+			return false, err
 		}
 	}
-	for limit := spillPrefix(before); ; {
+	limit := spillPrefix(before)
+	for range sweepAtOnce {
 		var b store.Batch
-		snap := x.cfg.Store.Snapshot()
-		err := snap.Scan([]byte(store.Local+overlaySpace), nil, func(k, _ []byte) (bool, error) {
+		snap := r.cfg.Store.Snapshot()
+		err := snap.Scan([]byte(store.Local+overlaySpace), r.swept, func(k, _ []byte) (bool, error) {
 			if string(k) >= limit {
 				return false, nil
 			}
 			b.Delete(k)
+			r.swept = append(r.swept[:0], k...)
 			return b.Fits(1, maxSpilledKey), nil
 		})
 		snap.Close()
 		if err != nil || b.Len() == 0 {
-			return err
+			return err == nil, err
 		}
-		if err := x.cfg.Store.CommitReserved(&b); err != nil {
-			return err
+		if err := r.cfg.Store.CommitReserved(&b); err != nil {
+			r.swept = nil // what was not removed comes before
+			return false, err
 		}
 	}
+	return false, nil
 }
 
 const maxSpilledKey = MaxOpKey + 64
