@@ -300,7 +300,8 @@ func (w *work) compare(ctx context.Context) error {
 		}
 		return nil
 	}
-	if len(w.servers) > 1 && w.n.effectiveNow().Sub(last) > checkEvery {
+	joining := slices.ContainsFunc(w.peers, func(p Peer) bool { return p.Status == Joining }) // it would count as silent, for a day
+	if len(w.servers) > 1 && !joining && w.n.effectiveNow().Sub(last) > checkEvery {
 		return w.do(ctx, "sync.check.start", edge.None{})
 	}
 	return nil
