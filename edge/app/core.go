@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"wispgate/edge"
@@ -82,6 +83,7 @@ type core struct {
 	machine *exec.Machine
 	exec    *exec.Exec
 	cluster *cluster.Node
+	live    atomic.Pointer[cluster.Node] // cluster, for what the log may apply before it is open
 	members *cluster.Directory
 	keyRing *identity.KeyRing
 	audit   *journal.Journal
@@ -335,7 +337,9 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 	if err != nil {
 		return err
 	}
-	if c.cluster, err = c.openCluster(); err != nil {
+	c.cluster, err = c.openCluster()
+	c.live.Store(c.cluster)
+	if err != nil {
 		return err
 	}
 	c.onStop("log", func(context.Context) error {

@@ -135,7 +135,7 @@ func (c *core) syncModule(program string, streams func() []uplink.StreamStatus) 
 	)
 	if program != "relay" {
 		m.Reasons = append(m.Reasons, carryReasons()...)
-		m = with(m, cluster.Module(cluster.Ports{Directory: c.members, Live: func() *cluster.Node { return c.cluster }}))
+		m = with(m, cluster.Module(cluster.Ports{Directory: c.members, Live: c.live.Load}))
 	}
 	return m
 }

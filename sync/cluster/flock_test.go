@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,6 +45,7 @@ type bird struct {
 	machine *exec.Machine
 	exec    *exec.Exec
 	node    *Node
+	live    atomic.Pointer[Node] // node, for what the log applies while it opens
 	members *Directory
 	stop    context.CancelFunc
 	gate    sync.RWMutex // of tests that stop nodes under their clients
@@ -157,7 +159,7 @@ func (b *bird) up() *bird {
 	}
 	b.members = NewDirectory()
 	c := b.config()
-	modules := []edge.Module{Module(Ports{Directory: b.members, Live: func() *Node { return b.node }}), registers()}
+	modules := []edge.Module{Module(Ports{Directory: b.members, Live: b.live.Load}), registers()}
 	b.exec, err = exec.New(exec.Config{
 		Modules: modules, Machine: b.machine, Store: b.store, Secrets: fakeSecrets{}, Now: b.f.clock, Logger: slog.New(slog.DiscardHandler),
 		EventRetention: time.Hour, Node: b.name,
@@ -177,6 +179,7 @@ func (b *bird) up() *bird {
 	}
 	b.node, err = Open(c, b.machine)
 	check(t, err)
+	b.live.Store(b.node)
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.node.Handle(MethodIntent, func(ctx context.Context, _ string, body []byte) ([]byte, error) { return b.exec.Serve(ctx, body) })
@@ -196,6 +199,7 @@ func (b *bird) down() {
 	b.exec.Stop()
 	err := node.Shutdown()
 	b.node = nil
+	b.live.Store(nil)
 	if err = errors.Join(err, b.machine.Close(), b.store.Close()); err != nil {
 		b.f.t.Errorf("stop %s: %v", b.name, err)
 	}
