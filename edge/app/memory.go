@@ -20,8 +20,9 @@ const (
 	glanceBusy  = 25 * time.Millisecond // while a compaction maps some hundred MB a second
 	tidyEvery   = 5 * time.Second
 	programRest = 2 * time.Second // until the program's own pages are let go of again
-	leastSpare  = 8 << 20         // of heap, beyond what lives
-	spareShare  = 33              // of what lives, in per cent
+	tidyShare   = 20              // it rests so many times as long as it took
+	leastSpare  = 12 << 20        // of heap, beyond what lives
+	spareShare  = 50              // of what lives, in per cent
 	slack       = 8 << 20         // of Go's memory, beyond the heap's goal and what is not heap
 	leastLimit  = 40 << 20        // of Go's memory: below it there is nothing to gain
 	spareHeap   = 6 << 20         // unused heap that may stay
@@ -73,11 +74,11 @@ func (c *core) tidyLoop(ctx context.Context) {
 			store.RelaxProgram()
 			program = now
 		}
-		timer.Reset(glanceBusy)
+		timer.Reset(max(glanceBusy, tidyShare*time.Since(now)))
 	}
 }
 
-// aim says how far the heap may grow beyond what lives in it before the next collection, unless the operator has said it: by a third, and by
+// aim says how far the heap may grow beyond what lives in it before the next collection, unless the operator has said it: by half, and by
 // leastSpare at least. By itself the runtime lets it double. It is a percentage, so it follows a heap that grows between two looks. The soft limit
 // stays a little above: the runtime then gives back what it does not use before it asks for more.
 func (c *core) aim() {
