@@ -41,7 +41,8 @@ type rebaser struct {
 	broken      error            // why the queue cannot be read
 	queue       string           // name of the queue
 	known       atomic.Bool      // the cluster's mark of this queue was asked since contact was found
-	after       uint64           // that mark
+	after       uint64           // that mark, or what was handed over since
+	coming      uint64           // version that holds all that was handed over
 
 	base    uint64        // version the overlay was rebuilt on
 	settled uint64        // place up to which it then was
@@ -302,7 +303,7 @@ func (r *rebaser) drain(ctx context.Context) (busy bool) {
 	return n > 0 && !r.pending.idle()
 }
 
-// handOver submits the next intents, waits until their effects are here, and forgets them.
+// handOver submits the next intents. They are forgotten when their effects are here, which settle sees; only for the last ones it waits.
 func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, drainWithin)
 	defer cancel()
@@ -310,31 +311,33 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	intents, err := r.page()
-	if err != nil || len(intents) == 0 {
+	if err != nil || len(intents) == 0 && r.after <= r.taken() {
 		return 0, err
+	}
+	if len(intents) == 0 {
+		if err := r.WaitVersion(ctx, r.coming); err != nil {
+			return 0, err // nothing more is to be done; the state comes by some road
+		}
+		r.took(ctx, r.after)
+		return 1, nil
 	}
 	answers, err := r.submit(ctx, intents)
 	if err != nil {
 		return 0, err
 	}
-	version := uint64(0)
 	for i, a := range answers {
 		if a.Error != nil && (a.Error.Kind == edge.Unavailable || undecided(a.Error)) {
 			err = a.Error
 			break
 		}
 		if a.Reply != nil {
-			version = max(version, a.Reply.Version)
+			r.coming = max(r.coming, a.Reply.Version)
 		}
 		n, r.after = n+1, intents[i].Origin.Seq
 	}
 	if n == 0 {
 		return 0, err
 	}
-	if err := r.WaitVersion(ctx, version); err != nil {
-		return 0, err // they are handed over again; the marks keep them from counting twice
-	}
-	r.took(ctx, r.after)
 	return n, nil
 }
 
@@ -393,7 +396,7 @@ func (x *Exec) holds(mark settled) (same bool, err error) {
 // page reads the next intents to hand over, as many as one request holds.
 func (r *rebaser) page() (intents []*Intent, err error) {
 	size, after := 0, r.after
-	first, most := r.taken()+1, maxForwarded
+	first, most := max(r.taken(), r.after)+1, maxForwarded
 	if r.Level() < ChainLevel {
 		most = formerForwarded
 	}
@@ -469,7 +472,7 @@ func (r *rebaser) settle(ctx context.Context) {
 		return
 	}
 	if same && mark.Seq > r.taken() {
-		r.after = mark.Seq
+		r.after = max(r.after, mark.Seq)
 		r.took(ctx, mark.Seq)
 	}
 	r.pending.looked.Store(version)
