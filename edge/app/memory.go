@@ -20,13 +20,14 @@ const (
 	glanceBusy  = 25 * time.Millisecond // while a compaction maps some hundred MB a second
 	tidyEvery   = 5 * time.Second
 	programRest = 2 * time.Second // until the program's own pages are let go of again
-	tidyShare   = 20              // it rests so many times as long as it took
-	leastSpare  = 12 << 20        // of heap, beyond what lives
-	spareShare  = 50              // of what lives, in per cent
-	slack       = 8 << 20         // of Go's memory, beyond the heap's goal and what is not heap
-	leastLimit  = 40 << 20        // of Go's memory: below it there is nothing to gain
-	spareHeap   = 6 << 20         // unused heap that may stay
-	mostMapped  = 12 << 20        // pages of mapped files that may stay, the program's own included
+	glanceMost  = 4 * glanceBusy
+	tidyShare   = 8        // it rests so many times as long as it took
+	leastSpare  = 12 << 20 // of heap, beyond what lives
+	spareShare  = 50       // of what lives, in per cent
+	slack       = 8 << 20  // of Go's memory, beyond the heap's goal and what is not heap
+	leastLimit  = 40 << 20 // of Go's memory: below it there is nothing to gain
+	spareHeap   = 6 << 20  // unused heap that may stay
+	mostMapped  = 12 << 20 // pages of mapped files that may stay, the program's own included
 )
 
 // tidy does it from now on until the program stops. It begins before what is derived from the state is built, which reads most tables.
@@ -74,7 +75,7 @@ func (c *core) tidyLoop(ctx context.Context) {
 			store.RelaxProgram()
 			program = now
 		}
-		timer.Reset(max(glanceBusy, tidyShare*time.Since(now)))
+		timer.Reset(min(max(glanceBusy, tidyShare*time.Since(now)), glanceMost))
 	}
 }
 
