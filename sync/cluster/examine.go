@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"errors"
-	"path/filepath"
 
 	"wispgate/edge/exec"
 )
@@ -13,21 +12,13 @@ func Examine(conf Config, machine *exec.Machine) (err error) {
 	if conf, err = conf.withDefaults(); err != nil {
 		return err
 	}
-	id, err := readIdentity(conf.Dir)
-	if err != nil {
+	if _, err := ownIdentity(&conf); err != nil {
 		return err
 	}
-	if err := id.check(&conf); err != nil {
-		return err
-	}
-	w, err := openWAL(&conf)
+	w, snaps, err := openLog(&conf, machine)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	snaps, err := newSnapshots(filepath.Join(conf.Dir, "snapshots"), machine)
-	if err != nil {
-		return err
-	}
 	return (&Node{conf: conf, machine: machine}).belong(w, snaps)
 }

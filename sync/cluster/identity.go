@@ -55,6 +55,15 @@ func (id identity) check(c *Config) error {
 	return nil
 }
 
+// ownIdentity is the identity in the folder, once it is finished and the configuration's.
+func ownIdentity(c *Config) (identity, error) {
+	id, err := readIdentity(c.Dir)
+	if err != nil {
+		return id, err
+	}
+	return id, id.check(c)
+}
+
 // Exists says whether dir holds a cluster that Open can open.
 func Exists(dir string) (bool, error) {
 	id, err := readIdentity(dir)

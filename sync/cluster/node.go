@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -179,15 +178,11 @@ func Bootstrap(conf Config, machine *exec.Machine) error {
 }
 
 func bootstrapLog(conf *Config, machine *exec.Machine) (err error) {
-	wal, err := openWAL(conf)
+	wal, snaps, err := openLog(conf, machine)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, wal.Close()) }()
-	snaps, err := newSnapshots(filepath.Join(conf.Dir, "snapshots"), machine)
-	if err != nil {
-		return err
-	}
 	_, trans := raft.NewInmemTransport(raft.ServerAddress(conf.NodeID))
 	defer func() { err = errors.Join(err, trans.Close()) }()
 	rc := raftConfig(conf, conf.Timeouts)
@@ -215,11 +210,7 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	id, err := readIdentity(conf.Dir)
-	if err != nil {
-		return nil, err
-	}
-	if err := id.check(&conf); err != nil {
+	if _, err := ownIdentity(&conf); err != nil {
 		return nil, err
 	}
 	n := &Node{

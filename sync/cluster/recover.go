@@ -3,7 +3,6 @@ package cluster
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 
 	"github.com/hashicorp/raft"
 
@@ -20,22 +19,15 @@ func Recover(conf Config, machine *exec.Machine) (err error) {
 	if conf, err = conf.withDefaults(); err != nil {
 		return err
 	}
-	id, err := readIdentity(conf.Dir)
+	id, err := ownIdentity(&conf)
 	if err != nil {
 		return err
 	}
-	if err := id.check(&conf); err != nil {
-		return err
-	}
-	w, err := openWAL(&conf)
+	w, snaps, err := openLog(&conf, machine)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	snaps, err := newSnapshots(filepath.Join(conf.Dir, "snapshots"), machine)
-	if err != nil {
-		return err
-	}
 	if err := snaps.resume(conf.Logger); err != nil {
 		return err
 	}

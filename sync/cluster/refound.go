@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -38,15 +37,11 @@ func Refound(conf Config, machine *exec.Machine) error {
 }
 
 func beginBehind(conf *Config, machine *exec.Machine) (err error) {
-	wal, err := openWAL(conf)
+	wal, snaps, err := openLog(conf, machine)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, wal.Close()) }()
-	snaps, err := newSnapshots(filepath.Join(conf.Dir, "snapshots"), machine)
-	if err != nil {
-		return err
-	}
 	const term = 1
 	alone := raft.Configuration{Servers: []raft.Server{
 		{Suffrage: raft.Voter, ID: raft.ServerID(conf.NodeID), Address: raft.ServerAddress(conf.NodeID)},

@@ -49,6 +49,19 @@ func openWAL(c *Config) (*wal.WAL, error) {
 // appendRoom is what one request to a follower may hold in octets: a few of them are in memory at the leader for each follower that catches up.
 const appendRoom = 2 << 20
 
+// openLog opens a folder's log and its snapshots. The caller closes the log.
+func openLog(c *Config, machine *exec.Machine) (*wal.WAL, *snapshots, error) {
+	w, err := openWAL(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	snaps, err := newSnapshots(filepath.Join(c.Dir, "snapshots"), machine)
+	if err != nil {
+		return nil, nil, errors.Join(err, w.Close())
+	}
+	return w, snaps, nil
+}
+
 func raftConfig(c *Config, t Timeouts) *raft.Config {
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(c.NodeID)
@@ -66,7 +79,7 @@ func raftConfig(c *Config, t Timeouts) *raft.Config {
 
 // start opens the log and raft on it, after proof that log and state belong together.
 func (n *Node) start() (run *running, err error) {
-	w, err := openWAL(&n.conf)
+	w, snaps, err := openLog(&n.conf, n.machine)
 	if err != nil {
 		return nil, err
 	}
@@ -75,10 +88,6 @@ func (n *Node) start() (run *running, err error) {
 			err = errors.Join(err, w.Close())
 		}
 	}()
-	snaps, err := newSnapshots(filepath.Join(n.conf.Dir, "snapshots"), n.machine)
-	if err != nil {
-		return nil, err
-	}
 	if err := snaps.resume(n.log); err != nil {
 		return nil, err
 	}
