@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,21 +35,11 @@ func BenchmarkCluster(b *testing.B) {
 		b.Skip("WISPGATE_BENCH does not name a built binary: use make bench")
 	}
 	c := &clusterBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000)}
-	if parts := os.Getenv("WISPGATE_BENCH_PARTS"); parts != "" {
-		c.only = regexp.MustCompile(parts)
-	}
 	c.prepare(binary)
-	for _, part := range []struct {
-		name string
-		run  func()
-	}{
+	runParts([]benchPart{
 		{"failover", func() { c.failover("LAN", 3) }}, {"rejoin", c.rejoin}, {"rebase", func() { c.rebase(benchCount("PENDING", 10_000), 20) }},
 		{"cutoff", func() { c.rebase(benchCount("CUT_OFF", 100_000), 0) }}, {"wan", c.wan},
-	} {
-		if c.only == nil || c.only.MatchString(part.name) {
-			part.run()
-		}
-	}
+	})
 	for _, n := range c.nodes {
 		n.stop()
 	}
@@ -73,7 +62,6 @@ type clusterBench struct {
 	key         string
 	subscribers int
 	table       benchTable
-	only        *regexp.Regexp
 	made        atomic.Int64
 	rest        map[*benchNode]time.Duration // p99 of a login at rest
 }

@@ -30,28 +30,30 @@ func BenchmarkProduct(b *testing.B) {
 	if binary == "" {
 		b.Skip("WISPGATE_BENCH does not name a built binary: use make bench")
 	}
-	p := &productBench{B: b, table: benchTable{out: os.Stderr}, subscribers: 20_000}
-	if n, err := strconv.Atoi(os.Getenv("WISPGATE_BENCH_SUBSCRIBERS")); err == nil {
-		p.subscribers = n
-	}
-	if parts := os.Getenv("WISPGATE_BENCH_PARTS"); parts != "" {
-		p.only = regexp.MustCompile(parts)
-	}
+	p := &productBench{B: b, table: benchTable{out: os.Stderr}, subscribers: benchCount("SUBSCRIBERS", 20_000)}
 	p.node = newBenchNode(b, binary)
 	p.prepare()
-	for _, part := range []struct {
-		name string
-		run  func()
-	}{
+	runParts([]benchPart{
 		{"start", p.starts}, {"pap", p.pap}, {"allocations", p.allocations}, {"memory", p.memory}, {"get", p.get}, {"write", p.write},
 		{"accounting", p.accounting}, {"loss", p.loss}, {"kill", p.kill},
-	} {
-		if p.only == nil || p.only.MatchString(part.name) {
+	})
+	p.node.stop()
+	p.table.write(os.Stdout)
+}
+
+type benchPart struct {
+	name string
+	run  func()
+}
+
+// runParts runs the parts that WISPGATE_BENCH_PARTS matches, all where it is not set.
+func runParts(parts []benchPart) {
+	only := regexp.MustCompile(os.Getenv("WISPGATE_BENCH_PARTS"))
+	for _, part := range parts {
+		if only.MatchString(part.name) {
 			part.run()
 		}
 	}
-	p.node.stop()
-	p.table.write(os.Stdout)
 }
 
 type productBench struct {
@@ -60,7 +62,6 @@ type productBench struct {
 	key         string
 	subscribers int
 	table       benchTable
-	only        *regexp.Regexp
 }
 
 // prepare seeds the node through its API.
