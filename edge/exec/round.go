@@ -297,11 +297,10 @@ func (x *Exec) again(d *draft, in *Intent, first *tx) error {
 func (x *Exec) propose(ctx context.Context, r *round) <-chan error {
 	r.ops = r.draft.ops()
 	if !x.log.IsLeader() {
-		err := edge.ErrQuorumLost.Error(edge.Unavailable)
 		if low := x.cfg.Machine.Store().CheckDisk(); low != nil { // a log that parked because the disk is full leads nobody, either
 			return failed(low)
 		}
-		return failed(err)
+		return failed(edge.ErrQuorumLost.Error(edge.Unavailable))
 	}
 	e := Entry{Base: r.draft.base, Time: r.draft.now.UnixNano(), Ops: r.ops}
 	if len(r.draft.under) > 0 {
