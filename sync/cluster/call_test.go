@@ -116,3 +116,33 @@ func (c *heldConn) Write(b []byte) (int, error) {
 	})
 	return n, err
 }
+
+// hastyConn is the way to one that answers and closes at once: its answer and its end are both read before the request's Write returns.
+type hastyConn struct {
+	net.Conn
+	answer io.Writer
+	ended  chan struct{}
+}
+
+func (c *hastyConn) Write(b []byte) (int, error) {
+	if _, err := c.answer.Write(frame{kind: kindAnswer, id: 1, payload: []byte("yes")}.append(nil)); err != nil {
+		return 0, err
+	}
+	_ = c.answer.(io.Closer).Close()
+	<-c.ended
+	return len(b), nil
+}
+
+func (c *hastyConn) Close() error { close(c.ended); return c.Conn.Close() }
+
+// The node that joins asks once, and the one that lets it in answers and closes. An answer that arrived is never called unknown.
+func TestAnAnswerBeforeTheEndIsHeard(t *testing.T) {
+	for range 64 { // a coin at a time
+		near, far := net.Pipe()
+		k := newLink(&hastyConn{Conn: near, answer: far, ended: make(chan struct{})}, time.Now)
+		go k.read()
+		if got, err := k.askRaw(t.Context(), nil); err != nil || string(got) != "yes" {
+			t.Fatalf("got %q, %v; want the answer", got, err)
+		}
+	}
+}

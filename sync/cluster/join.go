@@ -177,7 +177,7 @@ func (j Joiner) Join(ctx context.Context, keep func(Welcome) error) (w Welcome, 
 	if err != nil {
 		return w, err
 	}
-	if w, err = j.knock(ctx, t, creds); err != nil {
+	if w, err = j.knockUntilHeard(ctx, t, creds); err != nil {
 		return w, err
 	}
 	if err := j.install(creds, w); err != nil {
@@ -196,6 +196,17 @@ func (j Joiner) credentials() (*Credentials, error) {
 		return newCredentials(j.CredentialsDir, "", j.Node)
 	}
 	return &Credentials{dir: j.CredentialsDir, node: j.Node, key: key}, err
+}
+
+// knockUntilHeard asks again when an answer was lost: the same node with the same key is let in once, however often it asks.
+func (j Joiner) knockUntilHeard(ctx context.Context, t token, creds *Credentials) (w Welcome, err error) {
+	for range 3 {
+		w, err = j.knock(ctx, t, creds)
+		if !errors.Is(err, ErrUnknownOutcome) {
+			return w, err
+		}
+	}
+	return w, refuse("join_unanswered", "The cluster was asked, and its answer did not arrive", "Run the same command again, with the same token")
 }
 
 func (j Joiner) knock(ctx context.Context, t token, creds *Credentials) (w Welcome, err error) {

@@ -248,15 +248,24 @@ func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
 		k.close(err)
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
+	var why error
 	select {
 	case f := <-answer:
 		return f.result()
 	case <-k.gone:
-		return nil, fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
+		why = fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
 	case <-ctx.Done():
-		k.giveUp(id, sent)
-		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
+		why = fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	}
+	select {
+	case f := <-answer: // it came before the end: a select of two that are ready takes either
+		return f.result()
+	default:
+	}
+	if !k.dead() {
+		k.giveUp(id, sent)
+	}
+	return nil, why
 }
 
 // giveUp tells the other end that nobody waits any more, and closes a connection that has been silent since the request went out.

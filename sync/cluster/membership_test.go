@@ -6,8 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -87,6 +90,66 @@ func TestAFirstAttemptThatWasNotAnsweredHoldsForTheSecond(t *testing.T) {
 	check(t, err)
 	b.up()
 	f.until("n2 votes", func() bool { p, _ := f.leader().members.Peer("n2"); return p.Voter })
+}
+
+// muteNetwork lets nothing of the first answer through, and ends the connection once the question has been acted on.
+type muteNetwork struct {
+	Network
+	acted <-chan struct{}
+	dials atomic.Int32
+}
+
+func (n *muteNetwork) Dial(ctx context.Context, address string) (net.Conn, error) {
+	conn, err := n.Network.Dial(ctx, address)
+	if err == nil && n.dials.Add(1) == 1 {
+		conn = &muteConn{Conn: conn, acted: n.acted}
+	}
+	return conn, err
+}
+
+type muteConn struct {
+	net.Conn
+	writes atomic.Int32
+	acted  <-chan struct{}
+}
+
+func (c *muteConn) Write(b []byte) (int, error) { c.writes.Add(1); return c.Conn.Write(b) }
+
+func (c *muteConn) Read(b []byte) (int, error) {
+	if c.writes.Load() < 2 { // the handshake: a hello, and the end
+		return c.Conn.Read(b)
+	}
+	<-c.acted
+	return 0, io.ErrUnexpectedEOF
+}
+
+// TestAnAnswerThatIsLostIsAskedForAgain loses the answer to a node that was let in.
+func TestAnAnswerThatIsLostIsAskedForAgain(t *testing.T) {
+	f := newFlock(t, nil)
+	lead := f.found("n1")
+	b := f.bird("n2")
+	b.openVault()
+	acted := make(chan struct{})
+	lossy := &muteNetwork{Network: f.wires.as(b.name), acted: acted}
+	j := Joiner{
+		Token: f.invite(Replica, ""), Node: b.name, Advertise: b.advert, Dir: b.logDir(), CredentialsDir: b.keysDir(), Vault: b.vault,
+		Network: lossy, Now: f.clock,
+	}
+	ctx := within(t, 30*time.Second)
+	var w Welcome
+	var err error
+	joined := make(chan struct{})
+	go func() {
+		defer close(joined)
+		w, err = j.Join(ctx, func(Welcome) error { return nil })
+	}()
+	f.until("n2 is let in", func() bool { p, ok := lead.members.Peer("n2"); return ok && p.Status == Joining })
+	close(acted)
+	<-joined
+	check(t, err)
+	if lossy.dials.Load() != 2 || w.Role != Replica {
+		t.Errorf("let in as %q after asking %d times, want a replica after 2", w.Role, lossy.dials.Load())
+	}
 }
 
 // TestALoneNodeTakesWritesWhileItGrows has the time-outs of a cluster be longer than anybody's patience: the lone node begins its log anew
