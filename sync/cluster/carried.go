@@ -278,18 +278,16 @@ func (f *feeder) ask(ctx context.Context, req any, body io.Reader, within time.D
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	select {
-	case a := <-answer:
-		if a.Error != nil {
-			f.node.log.Warn("raft refused what was carried here", "error", a.Error)
-			return nil, ErrCarryRefused.Error(edge.Unavailable)
-		}
+	a, ok := hear(answer, f.run.quit, ctx.Done())
+	switch {
+	case ok && a.Error == nil:
 		return a.Response, nil
-	case <-f.run.quit:
-		return nil, ErrCarryRefused.Error(edge.Unavailable)
-	case <-ctx.Done(): // raft still has the request and, of a state, the reader
+	case !ok && ctx.Err() != nil: // raft still has the request and, of a state, the reader
 		return nil, ctx.Err()
+	case ok:
+		f.node.log.Warn("raft refused what was carried here", "error", a.Error)
 	}
+	return nil, ErrCarryRefused.Error(edge.Unavailable)
 }
 
 func unixNano(ns int64) time.Time { return time.Unix(0, ns).UTC() }

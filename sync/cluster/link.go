@@ -248,24 +248,14 @@ func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
 		k.close(err)
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
-	var why error
-	select {
-	case f := <-answer:
+	if f, ok := hear(answer, k.gone, ctx.Done()); ok {
 		return f.result()
-	case <-k.gone:
-		why = fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
-	case <-ctx.Done():
-		why = fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 	}
-	select {
-	case f := <-answer: // it came before the end: a select of two that are ready takes either
-		return f.result()
-	default:
+	if k.dead() {
+		return nil, fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
 	}
-	if !k.dead() {
-		k.giveUp(id, sent)
-	}
-	return nil, why
+	k.giveUp(id, sent)
+	return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 }
 
 // giveUp tells the other end that nobody waits any more, and closes a connection that has been silent since the request went out.

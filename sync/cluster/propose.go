@@ -92,12 +92,10 @@ func (n *Node) bounded(ctx context.Context) (context.Context, context.CancelFunc
 func await(ctx context.Context, f raft.Future) error {
 	answer := make(chan error, 1)
 	go func() { answer <- f.Error() }()
-	select {
-	case err := <-answer:
+	if err, ok := hear(answer, nil, ctx.Done()); ok {
 		return err
-	case <-ctx.Done():
-		return ctx.Err()
 	}
+	return ctx.Err()
 }
 
 // explain sorts raft's errors: only those given before an entry reached the log are harmless to repeat under another id.

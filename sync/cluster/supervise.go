@@ -175,12 +175,10 @@ func (n *Node) betweenLives(ctx context.Context, e event) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	select {
-	case err := <-e.life:
+	if err, ok := hear(e.life, n.done, nil); ok {
 		return err
-	case <-n.done:
-		return quorumLost()
 	}
+	return quorumLost()
 }
 
 // liveAnew is betweenLives on the supervisor's goroutine. When the change fails raft begins as it was.
