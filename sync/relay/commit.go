@@ -75,16 +75,27 @@ func (c *committer) do(ctx context.Context, w *writes) error {
 	w.done = make(chan error, 1)
 	select {
 	case c.in <- w:
-		select {
-		case err := <-w.done:
-			return err
-		case <-c.gone:
-			return errStopped
-		}
+		return w.outcome(c.gone)
 	case <-c.quit:
 		return errStopped
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// outcome is what became of w. A committer writes what it was handed and then goes: both may have happened when this looks, and what was
+// written is not called refused.
+func (w *writes) outcome(gone <-chan struct{}) error {
+	select {
+	case err := <-w.done:
+		return err
+	case <-gone:
+	}
+	select {
+	case err := <-w.done:
+		return err
+	default:
+		return errStopped
 	}
 }
 
