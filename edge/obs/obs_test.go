@@ -247,6 +247,19 @@ func TestStopNamesWorkersThatHang(t *testing.T) {
 	}
 }
 
+// The time for stopping is one for all that stops: a group comes to its turn when others have spent it.
+func TestWorkersThatHaveEndedDoNotHang(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 64 {
+		g := NewGroup(t.Context(), slog.New(slog.DiscardHandler), time.Now, nil)
+		if err := g.Stop(ctx); err != nil {
+			t.Fatalf("nothing runs: %v", err)
+		}
+	}
+}
+
 func TestClockQualityFollowsTheKernel(t *testing.T) {
 	t.Parallel()
 	now, synced, known := time.Unix(1e9, 0), false, true

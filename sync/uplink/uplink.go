@@ -203,6 +203,11 @@ func (u *Uplink) Stop(ctx context.Context) error {
 	for _, s := range all {
 		select {
 		case <-s.done:
+			continue
+		default: // one that has ended has ended, also when no time is left
+		}
+		select {
+		case <-s.done:
 		case <-ctx.Done():
 			return fmt.Errorf("stop uplink: %w", ctx.Err())
 		}

@@ -476,6 +476,23 @@ func TestRateBoundsCatchingUp(t *testing.T) {
 	})
 }
 
+// The time for stopping is one for all that stops: the uplink comes to its turn when others have spent it.
+func TestSessionsThatHaveEndedAreStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		u, _ := start(t, newStream(0), nil)
+		if err := u.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 64 { // a coin at a time
+			if err := u.Stop(ctx); err != nil {
+				t.Fatalf("all have ended: %v", err)
+			}
+		}
+	})
+}
+
 func TestConfigurationErrorsNameTheField(t *testing.T) {
 	t.Parallel()
 	good := Config{Brokers: []string{"mqtts://noc.example.net:8883"}, Node: "tower-1", Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
