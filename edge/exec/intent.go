@@ -209,6 +209,10 @@ func (w *waiter) wait(ctx context.Context, joined bool) (edge.Reply, error) {
 	select {
 	case <-w.done:
 	case <-ctx.Done():
+	}
+	select {
+	case <-w.done: // also when the caller's time ended with it
+	default:
 		r := edge.ErrInFlight
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			e := r.Error(edge.Conflict)

@@ -165,6 +165,8 @@ func (x *Exec) pend(ctx context.Context, w *waiter, why error) (edge.Reply, erro
 		case <-moved:
 			continue
 		case <-ctx.Done():
+		}
+		if x.taken() < seq {
 			return reply, nil
 		}
 	}

@@ -194,12 +194,23 @@ func (j *Journal) await(ctx context.Context, kind Kind, payload []byte, head boo
 		waiters.Put(w)
 		return 0, err
 	}
+	return w.wait(ctx)
+}
+
+// wait returns the outcome, also when ctx ended beside it. Where there is none the waiter stays with the committer and is not used again.
+func (w *waiter) wait(ctx context.Context) (uint64, error) {
 	select {
 	case out := <-w.out:
 		waiters.Put(w)
 		return out.seq, out.err
 	case <-ctx.Done():
-		return 0, ctx.Err() // the waiter stays with the committer and is not used again
+	}
+	select {
+	case out := <-w.out:
+		waiters.Put(w)
+		return out.seq, out.err
+	default:
+		return 0, ctx.Err()
 	}
 }
 

@@ -225,6 +225,23 @@ func (c *counter) Journaled(_ uint64, err error) {
 	c.wait.Done()
 }
 
+// A caller whose time ends while its record becomes durable hears of the record.
+func TestWhatIsDurableIsNotCalledUnknown(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 64 { // a coin at a time
+		w := &waiter{out: make(chan outcome, 1)}
+		w.Journaled(7, nil)
+		if seq, err := w.wait(ctx); err != nil || seq != 7 {
+			t.Fatalf("got %d, %v; want the record's number", seq, err)
+		}
+	}
+	if _, err := (&waiter{out: make(chan outcome, 1)}).wait(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v without an outcome, want the end of the context", err)
+	}
+}
+
 func TestManyWritersLoseNothing(t *testing.T) {
 	t.Parallel()
 	opt := small(t.TempDir())
