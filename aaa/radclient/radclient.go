@@ -151,19 +151,31 @@ func (c *Client) exchange(ctx context.Context, pkt []byte, id byte, reply <-chan
 		if _, err := c.conn.Write(pkt); errors.Is(err, net.ErrClosed) {
 			return Reply{}, err
 		}
+		var b []byte
+		var end error
 		select {
-		case b := <-reply:
-			return Reply{Code: packet.Code(b[0]), Packet: b, Took: c.now().Sub(begin), Sent: try}, nil
+		case b = <-reply:
 		case <-ctx.Done():
-			return Reply{}, ctx.Err()
+			end = ctx.Err()
 		case <-c.closed:
-			return Reply{}, net.ErrClosed
+			end = net.ErrClosed
 		case <-timer.C:
-			if try >= c.opts.Tries {
-				return Reply{}, c.silence(id)
-			}
-			timer.Reset(c.opts.Timeout)
 		}
+		if b == nil {
+			select {
+			case b = <-reply: // it came before the end: a select of several that are ready takes any of them
+			default:
+			}
+		}
+		switch {
+		case b != nil:
+			return Reply{Code: packet.Code(b[0]), Packet: b, Took: c.now().Sub(begin), Sent: try}, nil
+		case end != nil:
+			return Reply{}, end
+		case try >= c.opts.Tries:
+			return Reply{}, c.silence(id)
+		}
+		timer.Reset(c.opts.Timeout)
 	}
 }
 

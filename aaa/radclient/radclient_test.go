@@ -90,7 +90,7 @@ func TestOnlySignedRepliesAreBelieved(t *testing.T) {
 			t.Parallel()
 			opts := Options{Timeout: 5 * time.Second, Tries: 1, AllowUnsigned: tc.unsigned}
 			if tc.want != "" {
-				opts.Timeout = 100 * time.Millisecond
+				opts.Timeout = 2 * time.Second // the answer has to be read before it
 			}
 			_, err := dial(t, server(t, tc.answer), opts).Do(context.Background(), Request{Code: tc.code})
 			got := ""
@@ -172,6 +172,21 @@ func TestCloseEndsWaiting(t *testing.T) {
 	}
 	if err := <-done; !errors.Is(err, net.ErrClosed) {
 		t.Errorf("got %v, want closed", err)
+	}
+}
+
+// A program that got no processor for a while finds the reply and the end of its patience at once.
+func TestAReplyThatIsThereIsNoSilence(t *testing.T) {
+	t.Parallel()
+	c := dial(t, server(t, func([]byte) []byte { return nil }), Options{Timeout: time.Nanosecond, Tries: 1})
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 64 { // a coin at a time
+		reply := make(chan []byte, 1)
+		reply <- []byte{byte(packet.AccessAccept)}
+		if got, err := c.exchange(ended, []byte("?"), 0, reply); err != nil || got.Code != packet.AccessAccept {
+			t.Fatalf("got %v, %v; want the reply", got.Code, err)
+		}
 	}
 }
 
