@@ -81,32 +81,44 @@ func (c *core) tidyLoop(ctx context.Context) {
 
 // aim says how far the heap may grow beyond what lives in it before the next collection, unless the operator has said it: by half, and by
 // leastSpare at least. By itself the runtime lets it double. It is a percentage, so it follows a heap that grows between two looks. The soft limit
-// stays a little above: the runtime then gives back what it does not use before it asks for more.
+// stays above that: the runtime then gives back what it does not use before it asks for more. Both are set only when they differ by an eighth,
+// because each setting stops the world.
 func (c *core) aim() {
 	if os.Getenv("GOGC") != "" || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
 	samples := []metrics.Sample{
-		{Name: "/gc/heap/live:bytes"}, {Name: "/gc/heap/goal:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
-		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/unused:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/gc/heap/live:bytes"}, {Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
 	}
 	metrics.Read(samples)
-	live, goal, other := samples[0].Value.Uint64(), samples[1].Value.Uint64(), samples[2].Value.Uint64()
-	for _, heap := range samples[3:] {
+	live, other := samples[0].Value.Uint64(), samples[1].Value.Uint64()
+	for _, heap := range samples[2:] {
 		other -= min(other, heap.Value.Uint64())
 	}
-	percent := spareShare
-	if live > 0 {
-		percent = min(max(percent, int(leastSpare*100/live)), 100)
-	}
-	if percent != c.gcPercent {
+	percent, limit := heapAim(live, other)
+	limit = min(limit, c.memoryMost)
+	if percent < c.gcPercent-c.gcPercent/8 || percent > c.gcPercent+c.gcPercent/8 {
 		debug.SetGCPercent(percent)
 		c.gcPercent = percent
 	}
-	if limit := min(max(int64(goal+other+slack), leastLimit), c.memoryMost); limit > c.memoryLimit+slack/4 || limit < c.memoryLimit-slack/4 {
+	if limit < c.memoryLimit-c.memoryLimit/8 || limit > c.memoryLimit {
+		limit = min(limit+limit/16, c.memoryMost) // so that a heap that grows does not set it again at each look
 		debug.SetMemoryLimit(limit)
 		c.memoryLimit = limit
 	}
+}
+
+// heapAim returns by how many per cent of what lives the heap may grow, and the soft limit of Go's memory in octets, given what lives in the heap
+// and what Go holds beside the heap's objects and its free pages. The gaps between the objects of a page count with the latter, as they do in the
+// runtime's own sum: a limit without room for them would have it collect without end.
+func heapAim(live, other uint64) (percent int, limit int64) {
+	spare := max(live*spareShare/100, leastSpare)
+	percent = 100
+	if live > 0 {
+		percent = int(min(spare*100/live, 100))
+	}
+	return percent, max(int64(live+spare+other+slack), leastLimit)
 }
 
 // unusedHeap is what the runtime holds beyond the live objects, in octets.
