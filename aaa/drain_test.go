@@ -146,9 +146,9 @@ func TestTheJournalIsDrainedOnceWhateverFails(t *testing.T) {
 	d := newDrainer(j)
 	stop := supervise(t, &failing{Executor: w.Exec, left: 9}, d)
 	last := uint64(5 * sessions)
-	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == last }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, func() bool { return d.Position() == last }, func() string { return fmt.Sprint(d.Position()) })
 	j.append(accounting("hill", nas1, acct.On, "", 1200, 0), accounting("hill", nas1, acct.Start, "new", 1300, 0))
-	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == last+2 }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, func() bool { return d.Position() == last+2 }, func() string { return fmt.Sprint(d.Position()) })
 	stop()
 	check := func() {
 		t.Helper()
@@ -165,7 +165,7 @@ func TestTheJournalIsDrainedOnceWhateverFails(t *testing.T) {
 	version := w.Version()
 	again := newDrainer(j) // a restart goes on behind what is drained
 	stop = supervise(t, w.Exec, again)
-	edgetest.Eventually(t, 20*time.Second, func() bool { return again.Position() == last+2 }, func() string { return fmt.Sprint(again.Position()) })
+	edgetest.Eventually(t, func() bool { return again.Position() == last+2 }, func() string { return fmt.Sprint(again.Position()) })
 	stop()
 	if check(); w.Version() != version {
 		t.Errorf("a restart wrote %d entries though nothing was new", w.Version()-version)
@@ -189,7 +189,7 @@ func TestARunTooLargeForAnEntryIsHalved(t *testing.T) {
 	d := newDrainer(j)
 	stop := supervise(t, w.Exec, d)
 	defer stop()
-	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == 16 }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, func() bool { return d.Position() == 16 }, func() string { return fmt.Sprint(d.Position()) })
 	if n := len(w.sessions(m{"nas_id": nas1})); n != 16 {
 		t.Errorf("got %d sessions, want 16", n)
 	}
@@ -208,7 +208,7 @@ func TestAReadThatEndsTheJournalExactlyIsMarked(t *testing.T) {
 	d := newDrainer(j)
 	stop := supervise(t, w.Exec, d)
 	defer stop()
-	edgetest.Eventually(t, 10*time.Second, func() bool { return d.Position() == 500 }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, func() bool { return d.Position() == 500 }, func() string { return fmt.Sprint(d.Position()) })
 }
 
 func BenchmarkDrain(b *testing.B) {
@@ -261,7 +261,7 @@ func TestAClassOfOursNamesTheCredential(t *testing.T) {
 	d.Class = reader.Parse
 	stop := supervise(t, w.Exec, d)
 	defer stop()
-	edgetest.Eventually(t, 20*time.Second, func() bool { return d.Position() == 3 }, func() string { return fmt.Sprint(d.Position()) })
+	edgetest.Eventually(t, func() bool { return d.Position() == 3 }, func() string { return fmt.Sprint(d.Position()) })
 	for _, s := range w.sessions(m{"login": "outer"}) {
 		if ours := s.AcctSessionID == "0"; ours != (s.Credential == c.ID && s.Revision == 77) {
 			t.Errorf("session %s is attributed to %q, revision %d", s.AcctSessionID, s.Credential, s.Revision)
@@ -285,7 +285,7 @@ func TestSignsAreRemembered(t *testing.T) {
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = mod.Workers[0].Run(ctx, w.Exec) })
 	seen := func() bool { return ask[aaa.NAS](w, "aaa.nas.get", m{"id": n.ID}).SeenMA }
-	edgetest.Eventually(t, 10*time.Second, seen, func() string { return "not seen" })
+	edgetest.Eventually(t, seen, func() string { return "not seen" })
 	cancel()
 	wg.Wait()
 	if !w.nas[0].MASeen {

@@ -134,7 +134,7 @@ func TestFromAccessRequestToUsage(t *testing.T) {
 		list := tw.sessions(m{"credential_id": c.ID})
 		return len(list) == 1 && list[0].InOctets == 3<<32+1000
 	}
-	edgetest.Eventually(t, 10*time.Second, seen, func() string { return fmt.Sprint(tw.sessions(m{"nas_id": tw.nas[0].ID})) })
+	edgetest.Eventually(t, seen, func() string { return fmt.Sprint(tw.sessions(m{"nas_id": tw.nas[0].ID})) })
 	if s := tw.one(m{"open": true}); s.Login != "outer" || s.Subscription != sub1 || s.Revision == 0 {
 		t.Errorf("session: %+v", s)
 	}

@@ -322,7 +322,7 @@ func TestSilenceMakesASessionStaleThenClosedThenForgotten(t *testing.T) {
 	due := func(after time.Duration, want string) {
 		t.Helper()
 		w.Clock.Advance(after)
-		edgetest.Eventually(t, 10*time.Second, func() bool { return state() == want }, state)
+		edgetest.Eventually(t, func() bool { return state() == want }, state)
 	}
 	due(17*time.Minute, "stale")
 	if len(w.sessions(m{"open": true})) != 0 {

@@ -262,7 +262,7 @@ func TestAScheduledEndComesByItself(t *testing.T) {
 	get := func() subscription {
 		return edgetest.Ask[subscription](t, n, ann, "billing.subscription.get", billing.SubscriptionRef{ID: s.ID})
 	}
-	edgetest.Eventually(t, 10*time.Second, func() bool { return get().Status == billing.Terminated }, func() string { return fmt.Sprint(get()) })
+	edgetest.Eventually(t, func() bool { return get().Status == billing.Terminated }, func() string { return fmt.Sprint(get()) })
 	if got := get(); got.EndReason != "moving" || got.TerminatedAt.Before(moved) {
 		t.Errorf("at its time: got %+v, want terminated then, with its reason", got)
 	}

@@ -155,7 +155,7 @@ func TestCashAtADarkTowerBringsASubscriberOnline(t *testing.T) {
 	promised := *r.subscription(r.tower, r.sub).ValidUntil
 	r.advance(3 * 24 * time.Hour)
 	r.tower = r.Restart(r.tower) // the queue is on its disk
-	edgetest.Eventually(t, 10*time.Second, func() bool { return len(r.payments(r.tower)) == 2 && r.radius(r.tower, "rudo@acme") == allow },
+	edgetest.Eventually(t, func() bool { return len(r.payments(r.tower)) == 2 && r.radius(r.tower, "rudo@acme") == allow },
 		func() string { return fmt.Sprint(r.payments(r.tower), r.radius(r.tower, "rudo@acme")) })
 	r.tower.HealAndDrain()
 	r.Agree()

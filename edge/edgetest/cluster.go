@@ -224,14 +224,14 @@ func (m *Member) Forward(ctx context.Context, request []byte) ([]byte, error) {
 func (m *Member) CutAndNotice() {
 	m.cluster.t.Helper()
 	m.Cut()
-	Eventually(m.cluster.t, patience, m.CutOff, func() string { return "the node does not notice that it is cut off" })
+	Eventually(m.cluster.t, m.CutOff, func() string { return "the node does not notice that it is cut off" })
 }
 
 // HealAndDrain brings the node back and returns when nothing waits there any more.
 func (m *Member) HealAndDrain() {
 	m.cluster.t.Helper()
 	m.Heal()
-	Eventually(m.cluster.t, patience, func() bool { return m.Exec.Pending().Waiting == 0 && !m.CutOff() }, func() string {
+	Eventually(m.cluster.t, func() bool { return m.Exec.Pending().Waiting == 0 && !m.CutOff() }, func() string {
 		return fmt.Sprintf("%+v", m.Exec.Pending())
 	})
 }
@@ -253,7 +253,7 @@ func (m *Member) SpilledKeys() (n int) {
 func (c *Cluster) Agree() {
 	c.t.Helper()
 	var states string
-	Eventually(c.t, patience, func() bool {
+	Eventually(c.t, func() bool {
 		versions, sums := map[uint64]bool{}, map[[32]byte]bool{}
 		states = ""
 		for _, n := range c.Nodes {

@@ -324,17 +324,18 @@ func NoDrift(t testing.TB, h *Harness) {
 // patience bounds how long helpers wait for what must happen.
 const patience = 120 * time.Second
 
-// Eventually polls until ok returns true, or fails with what state prints.
-func Eventually(t testing.TB, within time.Duration, ok func() bool, state func() string) {
+// Eventually polls until ok returns true, or fails with what state prints. It waits far longer than anything takes, because a machine may
+// be busy with other things.
+func Eventually(t testing.TB, ok func() bool, state func() string) {
 	t.Helper()
-	deadline := time.NewTimer(within)
+	deadline := time.NewTimer(patience)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline.C:
-			t.Fatalf("not reached within %s: %s", within, state())
+			t.Fatalf("not reached within %s: %s", patience, state())
 		case <-tick.C:
 		}
 	}

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
@@ -105,7 +104,7 @@ func TestAQueueIsCarriedByHand(t *testing.T) {
 		t.Errorf("%d writes wait at the tower, which has heard of nothing", got)
 	}
 	tower.Receive() // the way back, by hand as well
-	edgetest.Eventually(t, 10*time.Second, waiting(tower, 0), func() string { return fmt.Sprint(tower.Exec.Pending()) })
+	edgetest.Eventually(t, waiting(tower, 0), func() string { return fmt.Sprint(tower.Exec.Pending()) })
 	if !tower.CutOff() {
 		t.Error("the tower takes a stick for a link")
 	}
@@ -172,7 +171,7 @@ func TestACarriedQueueCountsOnce(t *testing.T) {
 		t.Errorf("%d writes were new", fresh)
 	}
 	for _, m := range c.Nodes {
-		edgetest.Eventually(t, 10*time.Second, func() bool { return m.Version() == leader.Version() }, func() string { return fmt.Sprint(m.Version()) })
+		edgetest.Eventually(t, func() bool { return m.Version() == leader.Version() }, func() string { return fmt.Sprint(m.Version()) })
 	}
 	if got := edgetest.EventTypes(t, leader.Harness, "acme", 0); len(got) != n {
 		t.Errorf("%d events, want %d", len(got), n)
@@ -264,7 +263,7 @@ func TestAnOldCopyOfADiskIsNotTaken(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not loaded" })
+	edgetest.Eventually(t, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not loaded" })
 	makeBoxes(t, tower, "b", "c")
 	if _, err := imported(t, leader, exported(t, tower)); err != nil {
 		t.Fatal(err)
@@ -276,7 +275,7 @@ func TestAnOldCopyOfADiskIsNotTaken(t *testing.T) {
 				t.Fatal(err)
 			}
 		})
-		edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not loaded" })
+		edgetest.Eventually(t, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not loaded" })
 		makeBoxes(t, tower, more...)
 		return exported(t, tower)
 	}
@@ -291,7 +290,7 @@ func TestAnOldCopyOfADiskIsNotTaken(t *testing.T) {
 	}
 	// Carried back, the cluster's state tells the tower, which numbers its queue anew; then everything arrives, once.
 	tower.Receive()
-	edgetest.Eventually(t, 10*time.Second, func() bool { q, err := tower.QueueRest(); return err == nil && q.After == 0 }, func() string { return fmt.Sprint(tower.QueueRest()) })
+	edgetest.Eventually(t, func() bool { q, err := tower.QueueRest(); return err == nil && q.After == 0 }, func() string { return fmt.Sprint(tower.QueueRest()) })
 	got, err := imported(t, leader, exported(t, tower))
 	if err != nil || got.New != 3 || got.Already != 1 {
 		t.Errorf("got %+v, %v", got, err)

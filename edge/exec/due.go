@@ -19,7 +19,7 @@ func (x *Exec) dueLoop(ctx context.Context) {
 	for {
 		wake := x.changed()
 		wait := dueIdle
-		if x.log.IsLeader() && (x.cfg.Trusted == nil || x.cfg.Trusted()) {
+		if x.log.IsLeader() && x.clockTrusted() {
 			var err error
 			if wait, err = x.fireDue(ctx, failed); err != nil && ctx.Err() == nil {
 				x.cfg.Logger.Warn("due records could not be read", "error", err)
@@ -37,6 +37,8 @@ func (x *Exec) dueLoop(ctx context.Context) {
 		}
 	}
 }
+
+func (x *Exec) clockTrusted() bool { return x.cfg.Trusted == nil || x.cfg.Trusted() }
 
 const (
 	dueIdle  = time.Second     // longest wait between looks at the clock

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
@@ -373,7 +374,7 @@ func TestWhatFallsDueRunsOnce(t *testing.T) {
 	edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: "b", Until: edgetest.Start.Add(48 * time.Hour)})
 	h.Clock.Advance(2 * time.Hour)
 	edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: "c"}) // any commit makes the timer look at the clock
-	edgetest.Eventually(t, 10*time.Second, func() bool { return len(page(t, h, acme, listBoxes{}).Data) == 2 }, func() string {
+	edgetest.Eventually(t, func() bool { return len(page(t, h, acme, listBoxes{}).Data) == 2 }, func() string {
 		return fmt.Sprint(page(t, h, acme, listBoxes{}).Data)
 	})
 	edgetest.NoDrift(t, h)
@@ -427,12 +428,12 @@ func TestAnAfterFlowRunsForEveryEventAndResumesAfterARestart(t *testing.T) {
 	broken = false
 	mu.Unlock()
 	h = edgetest.Open(t, dir, edgetest.Modules(module()), edgetest.Flows(flow))
-	edgetest.Eventually(t, 10*time.Second, func() bool { mu.Lock(); defer mu.Unlock(); return len(ran) == 5 }, func() string {
+	edgetest.Eventually(t, func() bool { mu.Lock(); defer mu.Unlock(); return len(ran) == 5 }, func() string {
 		mu.Lock()
 		defer mu.Unlock()
 		return fmt.Sprint(ran)
 	})
-	edgetest.Eventually(t, 10*time.Second, func() bool { m, err := h.Mark("made > note", "acme"); return err == nil && m >= 5 }, func() string { return "mark" })
+	edgetest.Eventually(t, func() bool { m, err := h.Mark("made > note", "acme"); return err == nil && m >= 5 }, func() string { return "mark" })
 }
 
 func TestAWatchSeesEverythingOnceLoadedAndLive(t *testing.T) {
@@ -584,6 +585,36 @@ func TestRebuildFindsAndMendsDrift(t *testing.T) {
 	edgetest.NoDrift(t, h)
 }
 
+// What an untrusted clock says may be wrong by years: by it no answer has had its time.
+func TestAnUntrustedClockForgetsNoAnswers(t *testing.T) {
+	for name, tc := range map[string]struct {
+		options  []edgetest.Option
+		answered bool
+	}{
+		"trusted":   {nil, false},
+		"untrusted": {[]edgetest.Option{edgetest.NoTimer()}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := edgetest.NodeWith(t, append(tc.options, edgetest.Modules(module()))...)
+				ask := func() error {
+					_, _, err := edgetest.Try[box](h, acme, edge.Request{Key: "k"}, makeBox.Name, newBox{Label: "a"})
+					return err
+				}
+				if err := ask(); err != nil {
+					t.Fatal(err)
+				}
+				h.Clock.Advance(5 * 24 * time.Hour)
+				time.Sleep(time.Minute)                        // of the bubble: the janitor has looked
+				if err := ask(); (err == nil) != tc.answered { // what is done anew would make the same record again
+					t.Errorf("asked again after five days: got %v, want the first answer: %v", err, tc.answered)
+				}
+				h.Close()
+			})
+		})
+	}
+}
+
 func TestReadsWaitForTheAskedVersion(t *testing.T) {
 	t.Parallel()
 	h := edgetest.Node(t, module())
@@ -725,7 +756,7 @@ func TestACommandThatLeavesItsRecordDueDoesNotSpin(t *testing.T) {
 	m.Ops = append(m.Ops, lazy.Op())
 	h := edgetest.Node(t, m)
 	edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: "a", Until: edgetest.Start.Add(-time.Hour)})
-	edgetest.Eventually(t, 10*time.Second, func() bool { return fired.Load() > 0 }, func() string { return "not fired" })
+	edgetest.Eventually(t, func() bool { return fired.Load() > 0 }, func() string { return "not fired" })
 	for i := range 20 { // each commit makes the timer look again
 		edgetest.Do[box](t, h, acme, makeBox.Name, newBox{Label: fmt.Sprint("b", i)})
 	}

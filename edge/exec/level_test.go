@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
-	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
@@ -36,7 +35,7 @@ func TestAFormThatOlderNodesDoNotKnowWaitsForTheLevel(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Level() == 2 }, func() string { return "the tower does not hear of the level" })
+	edgetest.Eventually(t, func() bool { return tower.Level() == 2 }, func() string { return "the tower does not hear of the level" })
 	edgetest.Do[box](t, tower.Harness, acme, next.Name, newBox{Label: "a"})
 	c.Agree()
 

@@ -66,7 +66,7 @@ func (x *Exec) prepareCall(op *edge.Op, p *prep) (raw json.RawMessage, once map[
 func (p *prep) Actor() edge.Actor { return p.in.Actor }
 func (p *prep) Now() time.Time    { return p.x.cfg.Now().UTC() }
 
-func (p *prep) ClockTrusted() bool { return p.x.cfg.Trusted == nil || p.x.cfg.Trusted() }
+func (p *prep) ClockTrusted() bool { return p.x.clockTrusted() }
 
 func (p *prep) View() edge.View {
 	if p.view == nil {

@@ -112,7 +112,7 @@ func (m *rebaseModel) do(n *edgetest.Member, op string, in any) (b box, key stri
 	m.n++
 	key = fmt.Sprint("key", m.n)
 	var err error
-	edgetest.Eventually(m.t, 20*time.Second, func() bool { // a client that is told to ask again does, with the same key
+	edgetest.Eventually(m.t, func() bool { // a client that is told to ask again does, with the same key
 		b, _, err = edgetest.Try[box](n.Harness, acme, edge.Request{Key: key}, op, in)
 		e, _ := edge.AsError(err)
 		return err == nil || e.Kind != edge.Unavailable
@@ -174,7 +174,7 @@ func TestAnOldCopyOfTheQueueLosesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	edgetest.Eventually(t, 10*time.Second, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not noticed" })
+	edgetest.Eventually(t, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return "not noticed" })
 	for i := range 8 {
 		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("third", i)})
 	}
@@ -212,13 +212,13 @@ func TestALongQueueSpillsAndReadsTheSame(t *testing.T) {
 	}
 	check(tower)
 	tower = c.Restart(tower)
-	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.Exec.Pending().Waiting == n && tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
+	edgetest.Eventually(t, func() bool { return tower.Exec.Pending().Waiting == n && tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
 	check(tower)
 	tower.HealAndDrain()
 	check(leader)
 	check(tower)
 	c.Agree()
-	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
+	edgetest.Eventually(t, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
 }
 
 func TestAReadThroughTheLeaderSeesEverythingAndNeedsIt(t *testing.T) {
@@ -264,7 +264,7 @@ func TestASpilledOverlayIsTakenUpAgain(t *testing.T) {
 		t.Helper()
 		before := evaluated.Load()
 		tower = c.RestartWith(tower, do)
-		edgetest.Eventually(t, time.Minute, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
+		edgetest.Eventually(t, func() bool { return tower.Loaded() && tower.CutOff() }, func() string { return fmt.Sprint(tower.Exec.Pending()) })
 		if got := len(labels(t, tower)); got != min(n, 200) {
 			t.Errorf("a page shows %d boxes", got)
 		}
@@ -316,5 +316,5 @@ func TestASpilledOverlayIsTakenUpAgain(t *testing.T) {
 		t.Errorf("the leader has %d boxes", len(p.Data))
 	}
 	edgetest.NoDrift(t, leader.Harness)
-	edgetest.Eventually(t, 20*time.Second, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
+	edgetest.Eventually(t, func() bool { return tower.SpilledKeys() == 0 }, func() string { return fmt.Sprint(tower.SpilledKeys(), " effects are left in the store") })
 }

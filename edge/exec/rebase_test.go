@@ -148,7 +148,7 @@ func TestWhatWaitsSurvivesARestart(t *testing.T) {
 		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("b", i)})
 	}
 	tower = c.Restart(tower)
-	edgetest.Eventually(t, 10*time.Second, func() bool { return len(labels(t, tower)) == 20 }, func() string { return fmt.Sprint(labels(t, tower)) })
+	edgetest.Eventually(t, func() bool { return len(labels(t, tower)) == 20 }, func() string { return fmt.Sprint(labels(t, tower)) })
 	tower.HealAndDrain()
 	if got := labels(t, c.Leader()); len(got) != 20 {
 		t.Errorf("got %v", got)
@@ -294,15 +294,15 @@ func TestANodeThatReadsItsQueueInSaysHowItStands(t *testing.T) {
 	}
 	hold.Store(true)
 	tower = c.Restart(tower)
-	edgetest.Eventually(t, time.Minute, func() bool { p := tower.Exec.Pending(); return p.CutOff && p.Loading && p.Waiting == 1 },
+	edgetest.Eventually(t, func() bool { p := tower.Exec.Pending(); return p.CutOff && p.Loading && p.Waiting == 1 },
 		func() string { return fmt.Sprintf("%+v", tower.Exec.Pending()) })
 	release <- struct{}{}
-	edgetest.Eventually(t, time.Minute, func() bool { return !tower.Exec.Pending().Loading }, func() string { return "it does not end" })
+	edgetest.Eventually(t, func() bool { return !tower.Exec.Pending().Loading }, func() string { return "it does not end" })
 	tower.Heal()
-	edgetest.Eventually(t, time.Minute, func() bool { return !tower.CutOff() }, func() string { return "it does not hear the leader" })
-	edgetest.Eventually(t, time.Minute, func() bool { return held.Load() == 2 }, func() string { return "the overlay is not rebuilt" })
+	edgetest.Eventually(t, func() bool { return !tower.CutOff() }, func() string { return "it does not hear the leader" })
+	edgetest.Eventually(t, func() bool { return held.Load() == 2 }, func() string { return "the overlay is not rebuilt" })
 	tower.Cut() // while the overlay is rebuilt, which may take as long
-	edgetest.Eventually(t, time.Minute, tower.CutOff, func() string { return "it does not notice that it is cut off again" })
+	edgetest.Eventually(t, tower.CutOff, func() string { return "it does not notice that it is cut off again" })
 	hold.Store(false)
 	close(release)
 	tower.HealAndDrain()

@@ -24,13 +24,13 @@ func feed(t *testing.T, n int, in map[string]any, change func(*relay.Config), an
 	src := newSource("clu-1")
 	src.emit(t, n, 5)
 	publish(t, g.relay.Status().Plain, src)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	return g, rc, e
 }
 
 func (g *rig) eventually(what string, ok func() bool) {
 	g.t.Helper()
-	edgetest.Eventually(g.t, 15*time.Second, ok, func() string { return what + ": " + asJSON(g.relay.Status()) + asJSON(g.deliveries(nil)) })
+	edgetest.Eventually(g.t, ok, func() string { return what + ": " + asJSON(g.relay.Status()) + asJSON(g.deliveries(nil)) })
 }
 
 func TestFailuresAreRetriedUntilSuccess(t *testing.T) {
@@ -356,7 +356,7 @@ func TestOrderStrictIsOneAtATimeInOrderOfPosition(t *testing.T) {
 			w.WriteHeader(500)
 		}
 	})
-	edgetest.Eventually(t, 20*time.Second, func() bool {
+	edgetest.Eventually(t, func() bool {
 		rc.mu.Lock()
 		defer rc.mu.Unlock()
 		return len(rc.events) > 0 && rc.events[len(rc.events)-1].Position == 60
@@ -438,7 +438,7 @@ func TestStopLosesNoDelivery(t *testing.T) {
 	src := newSource("clu-1")
 	src.emit(t, 800, 5)
 	u := publish(t, g.relay.Status().Plain, src)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	rc.wait(100)
 	if err := u.Stop(context.Background()); err != nil {
 		t.Fatal(err)
@@ -449,7 +449,7 @@ func TestStopLosesNoDelivery(t *testing.T) {
 		t.Fatal("everything was delivered before the stop: the test shows nothing")
 	}
 	g = open(t, dir, nil)
-	edgetest.Eventually(t, 20*time.Second, func() bool {
+	edgetest.Eventually(t, func() bool {
 		seen := map[string]bool{}
 		for _, id := range rc.ids() {
 			seen[id] = true

@@ -201,7 +201,7 @@ func TestOldEventsAreRemovedWithTheirDeliveries(t *testing.T) {
 	clock.advance(31 * 24 * time.Hour)
 	edgetest.Do[relay.Endpoint](t, g.Harness, actor(), "relay.endpoint.disable", map[string]any{"id": e.ID})
 	src.emit(t, 20, 5)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	if err := u.Stop(context.Background()); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +221,7 @@ func TestOldEventsAreRemovedWithTheirDeliveries(t *testing.T) {
 	// What a sender repeats after that is recognised by its position.
 	publish(t, g.relay.Status().Plain, src)
 	src.emit(t, 1, 1)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	if n := events(); n != 1 {
 		t.Errorf("%d events, want the new one alone", n)
 	}
@@ -251,15 +251,15 @@ func TestFullDiskStopsAcknowledgingAndRecovers(t *testing.T) {
 	src := newSource("clu-1")
 	src.emit(t, 50, 5)
 	publish(t, r.Status().Plain, src)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	set(700 << 20)
 	src.emit(t, 50, 5)
-	edgetest.Eventually(t, 10*time.Second, func() bool { p := r.Status().Problem; return p != nil && p.Code == "disk_low" }, func() string { return asJSON(r.Status()) })
+	edgetest.Eventually(t, func() bool { p := r.Status().Problem; return p != nil && p.Code == "disk_low" }, func() string { return asJSON(r.Status()) })
 	if m := src.Marks(); m.Acked != 50 {
 		t.Errorf("acknowledged %d on a full disk", m.Acked)
 	}
 	set(1 << 40)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	if s := r.Status(); s.Problem != nil || s.Stored != 100 {
 		t.Errorf("status %s", asJSON(s))
 	}

@@ -2,7 +2,6 @@ package relay_test
 
 import (
 	"testing"
-	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
@@ -25,7 +24,7 @@ func TestEventsReachAnEndpointSignedAndOnce(t *testing.T) {
 	src := newSource("clu-1")
 	src.emit(t, 500, 10)
 	publish(t, g.relay.Status().Plain, src)
-	src.acked(t, 10*time.Second)
+	src.acked(t)
 	ids := rc.wait(500)
 	seen := map[string]bool{}
 	for _, id := range ids {
@@ -34,7 +33,7 @@ func TestEventsReachAnEndpointSignedAndOnce(t *testing.T) {
 		}
 		seen[id] = true
 	}
-	edgetest.Eventually(t, 5*time.Second, func() bool { return g.relay.Status().Queued == 0 }, func() string { return asJSON(g.relay.Status()) })
+	edgetest.Eventually(t, func() bool { return g.relay.Status().Queued == 0 }, func() string { return asJSON(g.relay.Status()) })
 	page := edgetest.Ask[edge.Page[relay.StoredEvent]](t, g.Harness, actor(), "relay.event.list", map[string]any{"limit": 100})
 	if len(page.Data) != 100 || page.Data[0].Position != 500 || page.Data[99].Position != 401 || !page.HasMore {
 		t.Errorf("events: %d, first %d", len(page.Data), page.Data[0].Position)

@@ -81,7 +81,7 @@ func open(t testing.TB, dir string, change func(*relay.Config)) *rig {
 		})
 	}
 	g.stop = sync.OnceFunc(func() {
-		ended, done := context.WithTimeout(context.Background(), 5*time.Second)
+		ended, done := context.WithTimeout(context.Background(), time.Minute)
 		defer done()
 		cancel()
 		workers.Wait()
@@ -136,7 +136,7 @@ func (g *rig) deliveries(in map[string]any) []relay.Delivery {
 func (g *rig) health(id edge.ID) relay.EndpointHealth {
 	g.t.Helper()
 	var h relay.EndpointHealth
-	edgetest.Eventually(g.t, 5*time.Second, func() bool {
+	edgetest.Eventually(g.t, func() bool {
 		out, _, err := g.Ask(g.t.Context(), actor(), "relay.endpoint.health", json.RawMessage(fmt.Sprintf(`{"id":%q}`, id)), 0)
 		if err == nil {
 			h = out.(relay.EndpointHealth)
@@ -207,7 +207,7 @@ func (rc *receiver) ids() []string {
 
 func (rc *receiver) wait(n int) []string {
 	rc.t.Helper()
-	edgetest.Eventually(rc.t, 20*time.Second, func() bool { return len(rc.ids()) >= n }, func() string {
+	edgetest.Eventually(rc.t, func() bool { return len(rc.ids()) >= n }, func() string {
 		return fmt.Sprintf("%d of %d deliveries", len(rc.ids()), n)
 	})
 	return rc.ids()
@@ -307,7 +307,7 @@ func publish(t testing.TB, broker string, s *source) *uplink.Uplink {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := u.Stop(ctx); err != nil {
 			t.Error(err)
@@ -317,9 +317,9 @@ func publish(t testing.TB, broker string, s *source) *uplink.Uplink {
 }
 
 // acked waits until the relay has acknowledged everything.
-func (s *source) acked(t testing.TB, within time.Duration) {
+func (s *source) acked(t testing.TB) {
 	t.Helper()
-	edgetest.Eventually(t, within, func() bool { m := s.Marks(); return m.Acked == m.Last }, func() string { return fmt.Sprintf("%+v", s.Marks()) })
+	edgetest.Eventually(t, func() bool { m := s.Marks(); return m.Acked == m.Last }, func() string { return fmt.Sprintf("%+v", s.Marks()) })
 }
 
 func asJSON(v any) string {
