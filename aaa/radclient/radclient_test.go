@@ -160,7 +160,7 @@ func TestManyShareOneSocket(t *testing.T) {
 func TestCloseEndsWaiting(t *testing.T) {
 	t.Parallel()
 	arrived := make(chan struct{}, 1)
-	c := dial(t, server(t, func([]byte) []byte { arrived <- struct{}{}; return nil }), Options{Timeout: time.Minute})
+	c := dial(t, server(t, func([]byte) []byte { arrived <- struct{}{}; return nil }), Options{Timeout: 5 * time.Second})
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.Do(context.Background(), Request{Code: packet.StatusServer})
@@ -242,7 +242,7 @@ func TestTheProbeNamesTheStage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := Probe{Auth: server(t, tc.auth), Secret: []byte("s3cret"), Login: "ann", Now: time.Now, Options: Options{Timeout: 100 * time.Millisecond, Tries: 1}}
+			p := Probe{Auth: server(t, tc.auth), Secret: []byte("s3cret"), Login: "ann", Now: time.Now, Options: Options{Timeout: 2 * time.Second, Tries: 1}}
 			if tc.acct != nil {
 				p.Acct = server(t, tc.acct)
 			}
@@ -271,7 +271,7 @@ func TestALoadCountsWhatIsLostAndWhatIsForged(t *testing.T) {
 		return sign(t, "s3cret", r, packet.AccessAccept, true)
 	})
 	res, err := Load{
-		Server: addr, Secret: []byte("s3cret"), Requests: 400, Window: 100, Code: packet.AccessRequest, Now: time.Now, Wait: 200 * time.Millisecond,
+		Server: addr, Secret: []byte("s3cret"), Requests: 400, Window: 100, Code: packet.AccessRequest, Now: time.Now, Wait: 2 * time.Second,
 	}.Run(context.Background())
 	if err != nil {
 		t.Fatal(err)

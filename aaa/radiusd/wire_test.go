@@ -157,13 +157,13 @@ func TestADuplicateDrawsTheSameOctets(t *testing.T) {
 	} {
 		r := dialRaw(t, tc.addr)
 		r.send(tc.pkt)
-		first := r.receive(5 * time.Second)
+		first := r.receive(time.Minute)
 		if first == nil {
 			t.Fatalf("%s: no answer", name)
 		}
 		for range 3 {
 			r.send(tc.pkt)
-			if got := r.receive(5 * time.Second); !bytes.Equal(got, first) {
+			if got := r.receive(time.Minute); !bytes.Equal(got, first) {
 				t.Errorf("%s: got %x, want %x", name, got, first)
 			}
 		}
@@ -180,7 +180,7 @@ func TestAForgedVariantDrawsNothing(t *testing.T) {
 	r := dialRaw(t, n.auth())
 	good := forge(t, packet.AccessRequest, 9, ra, true, access("ann"), pap(t, ra, "secret"))
 	r.send(good)
-	if r.receive(5*time.Second) == nil {
+	if r.receive(time.Minute) == nil {
 		t.Fatal("no answer")
 	}
 	bent := bytes.Clone(good)
@@ -190,7 +190,7 @@ func TestAForgedVariantDrawsNothing(t *testing.T) {
 		t.Errorf("got %x, want silence", got)
 	}
 	r.send(good)
-	if r.receive(5*time.Second) == nil {
+	if r.receive(time.Minute) == nil {
 		t.Error("the forged variant pushed the reply out of the cache")
 	}
 }
@@ -208,7 +208,7 @@ func TestAnIdentifierMayBeReusedAtOnce(t *testing.T) {
 		packet.Finish(p)
 		x.SignRequest(s, p)
 		r.send(p)
-		reply := r.receive(5 * time.Second)
+		reply := r.receive(time.Minute)
 		if reply == nil || reply[0] != byte(packet.AccessAccept) || !x.VerifyReply(s, reply, auth) {
 			t.Fatalf("request %d: got %x", i, reply)
 		}
@@ -221,11 +221,11 @@ func TestPaddingAndRubbish(t *testing.T) {
 	acct := dialRaw(t, n.acct())
 	p := forge(t, packet.AccountingRequest, 1, ra, false, packet.AppendUint32(nil, packet.AcctStatusType, 1))
 	acct.send(append(bytes.Clone(p), "padding that is not hashed"...))
-	if acct.receive(5*time.Second) == nil {
+	if acct.receive(time.Minute) == nil {
 		t.Error("octets beyond Length: no answer")
 	}
 	acct.send(append(forge(t, packet.AccountingRequest, 2, ra, false, packet.AppendUint32(nil, packet.AcctStatusType, 1)), make([]byte, 60_000)...))
-	if acct.receive(5*time.Second) == nil {
+	if acct.receive(time.Minute) == nil {
 		t.Error("a datagram of 60 KB with a small packet: no answer")
 	}
 	auth := dialRaw(t, n.auth())
@@ -259,9 +259,7 @@ func TestARequestThatWaitedTooLongIsDropped(t *testing.T) {
 	if _, err := ask(t, n.client(t, n.auth(), testSecret, quick), radclient.Request{Code: packet.StatusServer}); code(err) != "radius_no_answer" {
 		t.Errorf("got %v, want silence", err)
 	}
-	if n.Stats().Drops["radius_overloaded"] != 1 {
-		t.Errorf("got %v", n.Stats().Drops)
-	}
+	n.dropped(t, "radius_overloaded", 1)
 	// Accounting is evidence: it is taken however late.
 	if _, err := ask(t, n.client(t, n.acct(), testSecret, patient), radclient.Request{Code: packet.StatusServer}); err != nil {
 		t.Error(err)
@@ -285,7 +283,7 @@ func noneLost(t *testing.T, listen, host string) {
 		"CHAP":       {Server: auth, Code: packet.AccessRequest, Password: func(int) []byte { return []byte("secret") }, CHAP: true},
 		"accounting": {Server: acct, Code: packet.AccountingRequest},
 	} {
-		l.Secret, l.Requests, l.Window, l.Now, l.Wait = []byte(testSecret), 10_000, 1024, time.Now, 5*time.Second
+		l.Secret, l.Requests, l.Window, l.Now, l.Wait = []byte(testSecret), 10_000, 1024, time.Now, time.Minute
 		l.Attrs = func(dst []byte, i int) []byte {
 			dst = packet.AppendString(dst, packet.UserName, "ann")
 			dst = packet.AppendUint32(dst, packet.AcctSessionTime, uint32(i)) // the same octets would be a duplicate
