@@ -24,7 +24,7 @@ type stick struct {
 // excerpt is what the leader would export for a node.
 func (f *flock) excerpt(node string, from *uint64) (s stick, err error) {
 	f.t.Helper()
-	x, err := f.leader().node.ExcerptFor(within(f.t, 5*time.Second), node, from)
+	x, err := f.leader().node.ExcerptFor(within(f.t, time.Minute), node, from)
 	if err != nil {
 		return s, err
 	}
@@ -35,7 +35,7 @@ func (f *flock) excerpt(node string, from *uint64) (s stick, err error) {
 		return s, err
 	}
 	s.state = state.Bytes()
-	return s, x.Each(within(f.t, 5*time.Second), func(e []byte) error { s.entries = append(s.entries, bytes.Clone(e)); return nil })
+	return s, x.Each(within(f.t, time.Minute), func(e []byte) error { s.entries = append(s.entries, bytes.Clone(e)); return nil })
 }
 
 type stickReader struct {
@@ -54,7 +54,7 @@ func (r *stickReader) Next() ([]byte, error) {
 
 // take imports it at a node.
 func (s stick) take(b *bird) (LogTaken, error) {
-	return b.node.TakeLog(within(b.f.t, 20*time.Second), s.part, &stickReader{bytes.NewReader(s.state), s.entries}, func(uint64) {})
+	return b.node.TakeLog(within(b.f.t, time.Minute), s.part, &stickReader{bytes.NewReader(s.state), s.entries}, func(uint64) {})
 }
 
 func (f *flock) cut(b *bird) {
@@ -324,7 +324,7 @@ func TestALogThatDoesNotFitIsRefused(t *testing.T) {
 			}
 			delete(f.birds, tc.node)
 		}
-		_, err := tc.at.node.ExcerptFor(within(t, 5*time.Second), tc.node, nil)
+		_, err := tc.at.node.ExcerptFor(within(t, time.Minute), tc.node, nil)
 		if errCode(err) != tc.want {
 			t.Errorf("%s: got %v, want %s", name, err, tc.want)
 		}

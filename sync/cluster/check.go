@@ -330,13 +330,18 @@ func (w *work) gather(leading context.Context, m marker) {
 			w.n.log.Error("a node's copy of the state differs from the others'", "node", c.Node, "version", m.version)
 		}
 	}
-	// A leader that is one no more leaves it to the next, which met the same marker.
-	if err := w.do(leading, "sync.check.finish", r); !errors.Is(err, errWait) && leading.Err() == nil {
+	err := w.do(leading, "sync.check.finish", r)
+	if errors.Is(err, errWait) {
+		return
+	}
+	if leading.Err() == nil {
 		w.n.log.Warn("a comparison of the nodes was not recorded", "error", err)
-		s := &w.n.conf.Directory.sums
-		s.mu.Lock()
+	}
+	s := &w.n.conf.Directory.sums
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.newest.id == m.id { // a leader that is one no more leaves it to the next, which met the same marker, and which may be itself
 		s.newest.taken = false
-		s.mu.Unlock()
 	}
 }
 

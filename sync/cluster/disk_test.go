@@ -154,7 +154,7 @@ func TestANodeThatStartsOnAFullDiskServesReads(t *testing.T) {
 	w = &tower{s, m, n}
 	defer w.close(t)
 	for what, err := range map[string]error{
-		"WaitLeader": n.WaitLeader(within(t, time.Second)), "Barrier": n.Barrier(within(t, time.Second)), "Propose": w.write(t, "b", "2"),
+		"WaitLeader": n.WaitLeader(within(t, time.Minute)), "Barrier": n.Barrier(within(t, time.Second)), "Propose": w.write(t, "b", "2"),
 	} {
 		if code(err) != "disk_low" {
 			t.Errorf("%s: got %v, want disk_low", what, err)

@@ -29,7 +29,7 @@ type flock struct {
 	clock    func() time.Time
 	birds    map[string]*bird
 	conf     func(*Config)
-	patience time.Duration             // of until; 0: 30 s
+	patience time.Duration             // of until; 0: two minutes
 	options  func(*bird) store.Options // of the store; nil: none
 	tcp      bool                      // over loopback instead of wires
 }
@@ -242,16 +242,16 @@ func (b *bird) join(token string) (Welcome, error) {
 	return Joiner{
 		Token: token, Node: b.name, Site: "site-" + b.name, Advertise: b.advert, Version: "test", Dir: b.logDir(), CredentialsDir: b.keysDir(),
 		Vault: b.vault, Network: b.f.network(b.name), Now: b.f.clock,
-	}.Join(within(b.f.t, 40*time.Second), func(Welcome) error { return nil })
+	}.Join(within(b.f.t, time.Minute), func(Welcome) error { return nil })
 }
 
 // found makes the cluster of one node, and grow adds others.
 func (f *flock) found(name string) *bird {
 	f.t.Helper()
 	b := f.bird(name).up()
-	check(f.t, b.node.WaitLeader(within(f.t, 10*time.Second)))
+	check(f.t, b.node.WaitLeader(within(f.t, time.Minute)))
 	f.until("the first record", func() bool { p, ok := b.members.Peer(name); return ok && p.Voter })
-	check(f.t, b.exec.RaiseLevel(within(f.t, 10*time.Second), FeatureLevel))
+	check(f.t, b.exec.RaiseLevel(within(f.t, time.Minute), FeatureLevel))
 	return b
 }
 
@@ -273,7 +273,7 @@ func (f *flock) grow(role Role, names ...string) {
 // until polls the condition with a deadline and shows the state when it does not come true.
 func (f *flock) until(what string, ok func() bool) {
 	f.t.Helper()
-	f.untilWithin(or(f.patience, 30*time.Second), what, ok)
+	f.untilWithin(or(f.patience, 2*time.Minute), what, ok)
 }
 
 func (f *flock) untilWithin(d time.Duration, what string, ok func() bool) {

@@ -191,7 +191,7 @@ func (f *flock) campaign(round int, length time.Duration) {
 	for i := range 4 {
 		key := "r" + strconv.Itoa(i)
 		f.put(fmt.Sprintf("reset-%d-%d", round, i), key, "")
-		r, err := f.leader().read(within(f.t, time.Second), key)
+		r, err := f.leader().read(within(f.t, time.Minute), key)
 		check(f.t, err)
 		was[key] = r.Count
 	}
@@ -212,7 +212,7 @@ func (f *flock) campaign(round int, length time.Duration) {
 	f.settled()
 	h.judge(f.t)
 	for key, before := range was { // every acknowledged write took effect once, and none twice
-		r, err := f.leader().read(within(f.t, time.Second), key)
+		r, err := f.leader().read(within(f.t, time.Minute), key)
 		check(f.t, err)
 		if n := int(r.Count - before); n < h.acked[key] || n > h.tried[key] {
 			f.t.Errorf("register %s counts %d writes; %d were acknowledged and %d tried", key, n, h.acked[key], h.tried[key])

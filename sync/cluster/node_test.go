@@ -77,10 +77,10 @@ func raise(t testing.TB, dir string, opts store.Options, conf Config) *tower {
 		t.Fatal(err)
 	}
 	w := &tower{s, m, n}
-	if err := n.WaitLeader(within(t, 10*time.Second)); err != nil {
+	if err := n.WaitLeader(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Barrier(within(t, 10*time.Second)); err != nil {
+	if err := n.Barrier(within(t, time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	return w
@@ -95,7 +95,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 func (w *tower) write(t testing.TB, key, val string) error {
 	t.Helper()
 	e := exec.Entry{Base: w.machine.Version(), Time: 1, Ops: []exec.Op{{Key: key, Val: []byte(val)}}}
-	return <-w.node.Propose(within(t, 10*time.Second), e.Append(nil))
+	return <-w.node.Propose(within(t, time.Minute), e.Append(nil))
 }
 
 func (w *tower) read(t testing.TB, key string) string {
@@ -126,10 +126,10 @@ func TestAProposalIsAppliedWhenProposeReturns(t *testing.T) {
 		t.Errorf("got %q, want 1", got)
 	}
 	stale := exec.Entry{Base: 0, Ops: []exec.Op{{Key: "a", Val: []byte("2")}}}
-	if err := <-w.node.Propose(within(t, time.Second), stale.Append(nil)); !errors.Is(err, exec.ErrStale) {
+	if err := <-w.node.Propose(within(t, time.Minute), stale.Append(nil)); !errors.Is(err, exec.ErrStale) {
 		t.Errorf("got %v, want ErrStale", err)
 	}
-	if err := <-w.node.Propose(within(t, time.Second), make([]byte, exec.MaxEntry+1)); code(err) != "too_large" {
+	if err := <-w.node.Propose(within(t, time.Minute), make([]byte, exec.MaxEntry+1)); code(err) != "too_large" {
 		t.Errorf("got %v, want too_large", err)
 	}
 	select {
@@ -343,7 +343,7 @@ func TestAnUndecodableEntryParksTheNode(t *testing.T) {
 	}
 	bad := exec.Entry{Base: 1}.Append(nil)
 	bad[len(bad)-1] ^= 1
-	if err := <-w.node.Propose(within(t, time.Second), bad); !errors.Is(err, exec.ErrUndecodable) {
+	if err := <-w.node.Propose(within(t, time.Minute), bad); !errors.Is(err, exec.ErrUndecodable) {
 		t.Fatalf("got %v, want ErrUndecodable", err)
 	}
 	peers.Eventually(t, "parked", func() bool { return w.node.Status().Parked == parkedMachine }, func() any { return w.node.Status() })

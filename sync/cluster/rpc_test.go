@@ -79,8 +79,18 @@ func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
 	k.close(errOnce)
 }
 
+// reaches waits until a node has reached another: one that has just joined may not know it yet.
+func (f *flock) reaches(from, to *bird) {
+	f.t.Helper()
+	f.until(from.name+" reaches "+to.name, func() bool {
+		_, err := from.node.Call(within(f.t, time.Minute), to.name, methodStats, nil)
+		return err == nil
+	})
+}
+
 func TestADeadlineTravelsAndGivingUpIsTold(t *testing.T) {
-	_, leader, other := pair(t)
+	f, leader, other := pair(t)
+	f.reaches(other, leader)
 	ended := make(chan time.Duration, 1)
 	begun := make(chan time.Time, 1)
 	leader.node.Handle("wait", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
@@ -96,10 +106,14 @@ func TestADeadlineTravelsAndGivingUpIsTold(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	asked := make(chan error, 1)
 	go func() {
-		_, err := other.node.Call(ctx, "", "wait", nil)
+		_, err := other.node.Call(ctx, leader.name, "wait", nil)
 		asked <- err
 	}()
-	<-begun
+	select {
+	case <-begun:
+	case err := <-asked:
+		t.Fatalf("not answered, and ended: %v", err)
+	}
 	cancel()
 	if err := <-asked; !errors.Is(err, ErrUnknownOutcome) {
 		t.Errorf("got %v, want outcome_unknown: it was sent", err)
@@ -111,6 +125,7 @@ func TestADeadlineTravelsAndGivingUpIsTold(t *testing.T) {
 
 func TestARequestThatWentOutAndBrokeIsUnknownOneThatDidNotIsNot(t *testing.T) {
 	f, leader, other := pair(t)
+	f.reaches(other, leader)
 	arrived, release := make(chan struct{}), make(chan struct{})
 	leader.node.Handle("hold", func(context.Context, string, []byte) ([]byte, error) {
 		close(arrived)
@@ -119,10 +134,14 @@ func TestARequestThatWentOutAndBrokeIsUnknownOneThatDidNotIsNot(t *testing.T) {
 	})
 	asked := make(chan error, 1)
 	go func() {
-		_, err := other.node.Call(within(t, time.Second), "n1", "hold", nil)
+		_, err := other.node.Call(within(t, 5*time.Second), "n1", "hold", nil)
 		asked <- err
 	}()
-	<-arrived
+	select {
+	case <-arrived:
+	case err := <-asked:
+		t.Fatalf("it did not go out: %v", err)
+	}
 	f.wires.Cut("n1", "n2") // the answer does not come back
 	close(release)
 	if err := <-asked; !errors.Is(err, ErrUnknownOutcome) {
@@ -141,7 +160,8 @@ func TestARequestThatWentOutAndBrokeIsUnknownOneThatDidNotIsNot(t *testing.T) {
 }
 
 func TestMoreThanTheBoundIsOverloaded(t *testing.T) {
-	_, leader, other := pair(t)
+	f, leader, other := pair(t)
+	f.reaches(other, leader)
 	var running, most int
 	var mu sync.Mutex
 	release := make(chan struct{})
@@ -162,7 +182,7 @@ func TestMoreThanTheBoundIsOverloaded(t *testing.T) {
 	var wg sync.WaitGroup
 	for range callers {
 		wg.Go(func() {
-			_, err := other.node.Call(within(t, 20*time.Second), "n1", "hold", nil)
+			_, err := other.node.Call(within(t, time.Minute), "n1", "hold", nil)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
