@@ -90,7 +90,7 @@ func TestOnlySignedRepliesAreBelieved(t *testing.T) {
 			t.Parallel()
 			opts := Options{Timeout: 5 * time.Second, Tries: 1, AllowUnsigned: tc.unsigned}
 			if tc.want != "" {
-				opts.Timeout = 2 * time.Second // the answer has to be read before it
+				opts.Timeout = time.Second // the answer has to be read before it
 			}
 			_, err := dial(t, server(t, tc.answer), opts).Do(context.Background(), Request{Code: tc.code})
 			got := ""
@@ -242,7 +242,7 @@ func TestTheProbeNamesTheStage(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := Probe{Auth: server(t, tc.auth), Secret: []byte("s3cret"), Login: "ann", Now: time.Now, Options: Options{Timeout: 2 * time.Second, Tries: 1}}
+			p := Probe{Auth: server(t, tc.auth), Secret: []byte("s3cret"), Login: "ann", Now: time.Now, Options: Options{Timeout: time.Second, Tries: 1}}
 			if tc.acct != nil {
 				p.Acct = server(t, tc.acct)
 			}
@@ -271,7 +271,7 @@ func TestALoadCountsWhatIsLostAndWhatIsForged(t *testing.T) {
 		return sign(t, "s3cret", r, packet.AccessAccept, true)
 	})
 	res, err := Load{
-		Server: addr, Secret: []byte("s3cret"), Requests: 400, Window: 100, Code: packet.AccessRequest, Now: time.Now, Wait: 2 * time.Second,
+		Server: addr, Secret: []byte("s3cret"), Requests: 400, Window: 100, Code: packet.AccessRequest, Now: time.Now, Wait: time.Second,
 	}.Run(context.Background())
 	if err != nil {
 		t.Fatal(err)
