@@ -252,6 +252,7 @@ func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
 	f.grow(Voter, "n2", "n3")
 	f.grow(Replica, "n4")
 	gone := f.bird("n4")
+	f.settled() // it knows whom it would ask
 	f.until("it is answered while it belongs", func() bool {
 		_, err := gone.node.Call(within(t, time.Second), "", methodReadIndex, nil)
 		return err == nil
