@@ -29,6 +29,7 @@ func loopback(t testing.TB) string {
 // etcd is a peer to compare with: three members, each a process of its own, without TLS.
 type etcd struct {
 	clients []string // addresses for clients, the leader's first
+	servers []int    // process ids
 	http    *http.Client
 }
 
@@ -59,6 +60,7 @@ func newEtcd(b *testing.B, dir string) *etcd {
 			"--initial-cluster", strings.Join(members, ","), "--initial-cluster-state", "new", "--log-level", "error")
 		cmd.Env = append(os.Environ(), "ETCD_UNSUPPORTED_ARCH=arm64")
 		check(b, cmd.Start())
+		e.servers = append(e.servers, cmd.Process.Pid)
 		b.Cleanup(func() {
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
