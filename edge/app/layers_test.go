@@ -33,7 +33,7 @@ var layers = []layer{
 	{"edge/bundle", []string{"edge", "edge/chunk"}, nil},
 	{"edge/store", []string{"edge"}, []string{"github.com/dgraph-io/badger/v4/...", "github.com/dgraph-io/ristretto/v2/..."}},
 	{"edge/exec", []string{"edge", "edge/store", "edge/journal"}, nil},
-	{"sync/cluster", []string{"edge", "edge/store", "edge/exec"}, []string{"github.com/hashicorp/...", "github.com/klauspost/compress/s2"}},
+	{"sync/cluster", []string{"edge", "edge/store", "edge/exec"}, []string{"github.com/hashicorp/..."}},
 	{"sync/wire", []string{"edge"}, nil},
 	{"sync/uplink", []string{"edge", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/..."}},
 	{"sync/relay", []string{"edge", "edge/store", "edge/journal", "sync/wire"}, []string{"github.com/eclipse/paho.mqtt.golang/...", "github.com/mochi-mqtt/..."}},
@@ -55,7 +55,7 @@ var layers = []layer{
 }
 
 // shared are third-party packages that every room may use: small, without state of their own.
-var shared = []string{"golang.org/x/sys/...", "golang.org/x/crypto/..."}
+var shared = []string{"golang.org/x/sys/...", "golang.org/x/crypto/...", "github.com/klauspost/compress/s2"}
 
 // testOnly are imported by tests and nothing else.
 var testOnly = []string{
