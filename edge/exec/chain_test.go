@@ -261,12 +261,15 @@ func TestAStoppingNodeAnswersEverybody(t *testing.T) {
 	})
 }
 
+// levels that chain: entries as they are, and packed.
+var levels = []int64{exec.ChainLevel, exec.PackLevel}
+
 func course(t *testing.T, rng *rand.Rand) *road {
 	r := &road{term: 3, firm: true}
 	h := edgetest.OnLog(t, func(h *edgetest.Harness) exec.Log { r.Harness = h; r.index = h.Machine.AppliedIndex(); return r }, edgetest.Modules(scrollModule()))
 	defer h.Close()
 	c := &rolls{t: t, road: r, done: map[string]int{}}
-	c.wg.Go(func() { _ = r.RaiseLevel(t.Context(), exec.ChainLevel) })
+	c.wg.Go(func() { _ = r.RaiseLevel(t.Context(), levels[rng.IntN(len(levels))]) })
 	synctest.Wait()
 	r.land()
 	synctest.Wait()

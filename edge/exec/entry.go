@@ -72,14 +72,19 @@ func checkOp(o *Op) error {
 
 // The encoding: the octet 1, or 2 where there is a term; base (uvarint); time (varint); the term (uvarint), not 0, in format 2; number of
 // operations (uvarint); per operation the octets of key shared with the key before, doubled, plus 1 for a delete (uvarint), the rest of
-// the key and the value, each behind its length (uvarint); CRC-32C of all that, little endian. Format 2 needs feature level ChainLevel.
+// the key and the value, each behind its length (uvarint); CRC-32C of all that, little endian. Format 3 is the octet 3; one of the
+// others without its checksum, as a block of S2; CRC-32C of all that.
 const (
 	entryFormat = 1
 	entryOfTerm = 2
+	entryPacked = 3
 )
 
-// ChainLevel is the feature level at which every node reads entries of a term.
-const ChainLevel = 2
+// The feature levels at which every node reads the entry's later formats.
+const (
+	ChainLevel = 2 // entries of a term
+	PackLevel  = 3 // packed entries
+)
 
 // maxTerm keeps a term within the octets that an entry may cost. A log that gets there chains no more.
 const maxTerm = 1<<35 - 1
@@ -131,22 +136,25 @@ func sharedPrefix(a, b string) int {
 	return n
 }
 
-// DecodeEntry reads what Append wrote. The values of the result alias data. It accepts nothing else: every failure matches
-// ErrUndecodable. Memory is bounded by MaxEntry and MaxOps whatever data claims.
+const crcLen = 4
+
+// DecodeEntry reads what Append or Pack wrote. The values of the result alias data, or are of its own where it was packed. It accepts nothing
+// else: every failure matches ErrUndecodable. Memory is bounded by MaxEntry and MaxOps whatever data claims.
 func DecodeEntry(data []byte) (Entry, error) {
-	const crcLen = 4
-	if len(data) > MaxEntry || len(data) < 1+crcLen {
-		return Entry{}, fmt.Errorf("%w: it has %d octets", ErrUndecodable, len(data))
+	body, err := unsealed(data)
+	if err != nil {
+		return Entry{}, err
 	}
-	if data[0] != entryFormat && data[0] != entryOfTerm {
-		return Entry{}, fmt.Errorf("%w: format %d, this program knows %d and %d", ErrUndecodable, data[0], entryFormat, entryOfTerm)
+	if body[0] == entryPacked {
+		if body, err = unpack(body[1:]); err != nil {
+			return Entry{}, err
+		}
 	}
-	body, tail := data[:len(data)-crcLen], data[len(data)-crcLen:]
-	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
-		return Entry{}, fmt.Errorf("%w: the checksum does not match", ErrUndecodable)
+	if body[0] != entryFormat && body[0] != entryOfTerm {
+		return Entry{}, fmt.Errorf("%w: format %d, this program knows %d to %d", ErrUndecodable, body[0], entryFormat, entryPacked)
 	}
 	d := decoder{rest: body[1:]}
-	e := d.entry(data[0])
+	e := d.entry(body[0])
 	if d.bad == "" && len(d.rest) > 0 {
 		d.bad = "octets follow its end"
 	}
@@ -159,6 +167,18 @@ func DecodeEntry(data []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("%w: %s", ErrUndecodable, d.bad)
 	}
 	return e, nil
+}
+
+// unsealed is the body of an encoded entry, one octet at least, without its checksum.
+func unsealed(data []byte) ([]byte, error) {
+	if len(data) > MaxEntry || len(data) < 1+crcLen {
+		return nil, fmt.Errorf("%w: it has %d octets", ErrUndecodable, len(data))
+	}
+	body, tail := data[:len(data)-crcLen], data[len(data)-crcLen:]
+	if crc32.Checksum(body, castagnoli) != binary.LittleEndian.Uint32(tail) {
+		return nil, fmt.Errorf("%w: the checksum does not match", ErrUndecodable)
+	}
+	return body, nil
 }
 
 // decoder reads a body; the first fault sticks in bad and later reads yield zeros.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/klauspost/compress/s2"
 	"pgregory.net/rapid"
 )
 
@@ -55,6 +56,9 @@ func TestAnEntryDecodesToWhatWasEncoded(t *testing.T) {
 		if err != nil || !sameEntry(got, e) {
 			t.Fatalf("got %+v, %v; want %+v", got, err, e)
 		}
+		if got, err = DecodeEntry(Pack(raw[len("before"):])); err != nil || !sameEntry(got, e) {
+			t.Fatalf("packed: got %+v, %v; want %+v", got, err, e)
+		}
 		if len(raw) > len("before")+cost(e.Ops)+entryFixed {
 			t.Fatalf("an entry of cost %d took %d octets: Fits promises too much", cost(e.Ops), len(raw))
 		}
@@ -63,17 +67,21 @@ func TestAnEntryDecodesToWhatWasEncoded(t *testing.T) {
 
 func TestAnEntryWithAnyOctetChangedIsRefused(t *testing.T) {
 	t.Parallel()
-	for _, term := range []uint64{0, 3} {
-		e := Entry{Base: 7, Time: 99, Term: term, Ops: []Op{{Key: "crm/1", Val: []byte("a")}, {Key: "crm/2", Delete: true}}}
-		raw := e.Append(nil)
+	ops := []Op{{Key: "crm/1", Val: []byte("a")}, {Key: "crm/2", Delete: true}, {Key: "crm/3", Val: bytes.Repeat([]byte("again "), 20)}}
+	plain := Entry{Base: 7, Time: 99, Ops: ops}.Append(nil)
+	packed := Pack(plain)
+	if packed[0] != entryPacked || len(packed) >= len(plain) {
+		t.Fatal("nothing was packed")
+	}
+	for _, raw := range [][]byte{plain, Entry{Base: 7, Time: 99, Term: 3, Ops: ops}.Append(nil), packed} {
 		for i := range raw {
 			bad := bytes.Clone(raw)
 			bad[i] ^= 0x40
 			if _, err := DecodeEntry(bad); !errors.Is(err, ErrUndecodable) {
-				t.Errorf("term %d, octet %d changed: got %v, want ErrUndecodable", term, i, err)
+				t.Errorf("format %d, octet %d changed: got %v, want ErrUndecodable", raw[0], i, err)
 			}
 			if _, err := DecodeEntry(raw[:i]); !errors.Is(err, ErrUndecodable) {
-				t.Errorf("term %d, cut at %d: got %v, want ErrUndecodable", term, i, err)
+				t.Errorf("format %d, cut at %d: got %v, want ErrUndecodable", raw[0], i, err)
 			}
 		}
 	}
@@ -90,7 +98,7 @@ func TestSealedNonsenseIsRefused(t *testing.T) {
 	for name, raw := range map[string][]byte{
 		"nothing":                    {},
 		"no body":                    seal(1),
-		"newer format":               seal(3, 0, 0, 0),
+		"newer format":               seal(4, 0, 0, 0),
 		"term 0 in the format of it": seal(2, 0, 0, 0, 0),
 		"term beyond the limit":      seal(2, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 1, 0),
 		"trailing octets":            seal(1, 0, 0, 0, 9),
@@ -103,6 +111,12 @@ func TestSealedNonsenseIsRefused(t *testing.T) {
 		"number longer than needed":  seal(1, 0x80, 0, 0, 0),
 		"key length overflows":       seal(1, 0, 0, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1),
 		"key too long":               Entry{Ops: []Op{{Key: long}}}.Append(nil),
+		"packed nothing":             seal(3),
+		"packed without octets":      seal(3, 0),
+		"packed in what is packed":   seal(append([]byte{3}, s2.Encode(nil, []byte{3, 2, 4, 1, 0, 0, 0})...)...),
+		"packed and cut":             seal(append([]byte{3}, s2.Encode(nil, make([]byte, 1000))[:5]...)...),
+		"packed beyond the limit":    seal(append([]byte{3}, s2.Encode(nil, make([]byte, MaxEntry))...)...),
+		"packed nonsense":            seal(append([]byte{3}, s2.Encode(nil, []byte{1, 0, 0, 5})...)...),
 		"too many octets when whole": Entry{Ops: many(1999, strings.Repeat("k", 1000))}.Append(nil),
 	} {
 		if _, err := DecodeEntry(raw); !errors.Is(err, ErrUndecodable) {
@@ -130,8 +144,18 @@ func TestTheLargestEntryThatFitsDecodes(t *testing.T) {
 	if len(raw) > MaxEntry {
 		t.Fatalf("got %d octets, want at most %d", len(raw), MaxEntry)
 	}
-	if _, err := DecodeEntry(raw); err != nil {
-		t.Fatal(err)
+	for _, raw := range [][]byte{raw, Pack(raw)} {
+		if _, err := DecodeEntry(raw); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestWhatDoesNotPackStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	raw := Entry{Base: 1, Ops: []Op{{Key: "k", Val: []byte("brief")}}}.Append(nil)
+	if got := Pack(raw); !bytes.Equal(got, raw) {
+		t.Errorf("got %x, want the entry as it was", got)
 	}
 }
 
@@ -140,6 +164,7 @@ func FuzzDecodeEntry(f *testing.F) {
 	f.Add(Entry{Base: 1 << 40, Time: 1, Ops: []Op{{Key: "a", Val: []byte("v")}, {Key: "ab", Delete: true}}}.Append(nil))
 	f.Add(seal(1, 0, 0, 1, 2, 1, 'a', 0))
 	f.Add(Entry{Base: 3, Time: 1, Term: 9, Ops: []Op{{Key: "a", Val: []byte("v")}}}.Append(nil))
+	f.Add(Pack(Entry{Base: 3, Time: 1, Ops: []Op{{Key: "a", Val: make([]byte, 300)}}}.Append(nil)))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		// Most mutations die at the checksum, so the same octets are tried with a right one too.
 		for _, raw := range [][]byte{data, seal(bytes.Clone(data)...)} {

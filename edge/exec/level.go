@@ -22,11 +22,7 @@ var ErrLevel = edge.Reason{Code: "feature_pending", Says: "Not every node of the
 func (x *Exec) Level() int64 {
 	st := x.cfg.Machine.Snapshot()
 	defer st.Close()
-	level, err := levelOf(st.Get(levelKey))
-	if err != nil {
-		return 1
-	}
-	return level
+	return levelIn(st)
 }
 
 func levelOf(raw []byte, ok bool, err error) (int64, error) {
@@ -65,10 +61,13 @@ func (t *tx) reached(op *edge.Op) error {
 	return ErrLevel.Error(edge.Unavailable)
 }
 
-// chains reports whether every node reads entries of a term.
-func (x *Exec) chains(st *State) bool {
+// levelIn is the level of a state; 1 where it cannot be read.
+func levelIn(st *State) int64 {
 	level, err := levelOf(st.Get(levelKey))
-	return err == nil && level >= ChainLevel
+	if err != nil {
+		return 1
+	}
+	return level
 }
 
 // checkLevel refuses to open a state that a newer program has written in forms this one does not know.

@@ -28,6 +28,7 @@ type round struct {
 	draft   *draft
 	ops     []Op   // the draft's, in order; set when they are sent
 	term    uint64 // the log's, if others may build on this round before it is applied; else 0
+	packs   bool   // every node reads packed entries
 	waiters []*waiter
 	replies []edge.Reply
 	errs    []error
@@ -170,11 +171,13 @@ func (x *Exec) evaluateRound(flight []*round, batch []*waiter) *round {
 		r.term = x.log.Term() // before the state is looked at: everything of earlier terms is in it
 	}
 	r.state = x.cfg.Machine.Snapshot()
+	level := levelIn(r.state)
+	r.packs = level >= PackLevel
 	r.draft = x.newDraft(r.state, x.clock(r.state))
 	if len(flight) > 0 {
 		r.draft.over(flight)
 		r.term = flight[0].term
-	} else if r.term != 0 && !x.chains(r.state) {
+	} else if level < ChainLevel {
 		r.term = 0
 	}
 	for i, w := range batch {
@@ -306,7 +309,11 @@ func (x *Exec) propose(ctx context.Context, r *round) <-chan error {
 	if len(r.draft.under) > 0 {
 		e.Term = r.term
 	}
-	return x.log.Propose(ctx, e.Append(nil))
+	raw := e.Append(nil)
+	if r.packs {
+		raw = Pack(raw)
+	}
+	return x.log.Propose(ctx, raw)
 }
 
 func failed(err error) <-chan error {

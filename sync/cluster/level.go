@@ -5,7 +5,8 @@ package cluster
 //
 //	1  0.1.0
 //	2  entries of a term (exec.ChainLevel)
-const FeatureLevel = 2
+//	3  packed entries (exec.PackLevel)
+const FeatureLevel = 3
 
 // CommonLevel is the level that every node of the cluster has reported, 0 while one has not.
 func (d *Directory) CommonLevel() int64 {
