@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -39,6 +40,33 @@ func (a *answer) state() string {
 	return "committed"
 }
 
+// encode is json.Marshal for results that json.Marshal made: it does not check and compact them once more.
+func (a answer) encode() ([]byte, error) {
+	results := a.Results
+	if len(results) == 0 {
+		return json.Marshal(a)
+	}
+	a.Results = []json.RawMessage{}
+	raw, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	const list = `,"r":[`
+	before, behind, _ := bytes.Cut(raw, []byte(list)) // nowhere else: within a string a quote has a backslash before it
+	size := len(raw)
+	for _, r := range results {
+		size += 1 + len(r)
+	}
+	raw = append(append(make([]byte, 0, size), before...), list...)
+	for i, r := range results {
+		if i > 0 {
+			raw = append(raw, ',')
+		}
+		raw = append(raw, r...)
+	}
+	return append(raw, behind...), nil
+}
+
 func opKey(in *Intent) string { return opPrefix + in.scoped() }
 
 // record adds the answer to the transaction.
@@ -46,7 +74,7 @@ func (x *Exec) record(t *tx, reply edge.Reply) error { return x.recordAs(t, t.in
 
 // recordAs adds the answer to another intent.
 func (x *Exec) recordAs(t *tx, in *Intent, reply edge.Reply) error {
-	raw, err := json.Marshal(answer{in.Digest, reply.Version, reply.Results, reply.Conflict, reply.State == "pending"})
+	raw, err := answer{in.Digest, reply.Version, reply.Results, reply.Conflict, reply.State == "pending"}.encode()
 	if err != nil {
 		return fmt.Errorf("encode answer: %w", err)
 	}
