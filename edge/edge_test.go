@@ -437,3 +437,36 @@ func TestTheStoredVersionIsTheRecordsOwn(t *testing.T) {
 		t.Errorf("got %d, %v", got, err)
 	}
 }
+
+type sharedPart struct {
+	Name string `json:"name" check:"max=5"`
+}
+
+type sharedWhole struct {
+	First  sharedPart   `json:"first" doc:"One."`
+	Second *sharedPart  `json:"second" doc:"Another."`
+	Many   []sharedPart `json:"many" check:"max=3"`
+}
+
+func TestTypesShareTheirMembersAndNotWhatIsSaidOfThem(t *testing.T) {
+	whole, err := SchemaOf[sharedWhole]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	part, err := SchemaOf[sharedPart]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, second, item := whole.Field("first").Schema, whole.Field("second").Schema, whole.Field("many").Schema.Item
+	if first.Doc != "One." || second.Doc != "Another." || item.Doc != "" || part.Doc != "" {
+		t.Errorf("docs are %q, %q, %q and %q", first.Doc, second.Doc, item.Doc, part.Doc)
+	}
+	if first.Nullable || !second.Nullable || item.Nullable || part.Nullable {
+		t.Error("a pointer's schema is taken for its element's")
+	}
+	for _, s := range []*Schema{first, second, item} {
+		if s.Field("name").Schema != part.Field("name").Schema {
+			t.Error("the members are made again")
+		}
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -79,6 +80,9 @@ func SchemaOf[T any]() (*Schema, error) { return schemaOf(reflect.TypeFor[T](), 
 // SchemaFor reads the schema of v's type.
 func SchemaFor(v any) (*Schema, error) { return schemaOf(reflect.TypeOf(v), nil) }
 
+// structs keeps the schema of each struct type: a record is the input and output of many operations, which share its members.
+var structs sync.Map // reflect.Type to *Schema
+
 var textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 
 func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
@@ -132,7 +136,14 @@ func schemaOf(t reflect.Type, above []reflect.Type) (*Schema, error) {
 		if t.Implements(textMarshaler) {
 			return &Schema{Type: String}, nil
 		}
-		return structSchema(t, above)
+		if known, ok := structs.Load(t); ok {
+			return new(*known.(*Schema)), nil // its members are shared: who constrains it changes the copy
+		}
+		s, err := structSchema(t, above)
+		if err == nil {
+			structs.Store(t, new(*s))
+		}
+		return s, err
 	default:
 		return nil, fmt.Errorf("type %s has no schema: no floats, interfaces, channels or functions", t)
 	}
