@@ -7,9 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -64,6 +64,8 @@ type clusterBench struct {
 	table       benchTable
 	made        atomic.Int64
 	rest        map[*benchNode]time.Duration // p99 of a login at rest
+	echo        *radbench.Process            // a bare UDP echo, which shares the processors with the nodes
+	echoed      time.Duration                // its p99 while work ran in the last beside
 }
 
 const benchClusterConfig = "cluster: {listen: %q, network: %s}\n"
@@ -110,7 +112,7 @@ func (c *clusterBench) prepare(binary string) {
 	w.row(&c.table, "joining")
 	time.Sleep(40 * time.Second) // what joining and seeding took for a moment is given back
 	w = watchMemory(c.nodes...)
-	c.rest = map[*benchNode]time.Duration{}
+	c.rest, c.echo = map[*benchNode]time.Duration{}, startPeer(c, radbench.RoleEcho, "echo")
 	for i, p := range c.beside(c.nodes, func() { time.Sleep(10 * time.Second) }) {
 		c.rest[c.nodes[i]] = p
 	}
@@ -193,6 +195,11 @@ func (c *clusterBench) failover(profile string, target float64) {
 	c.table.row("RADIUS p99 during elections, "+profile+", median of rounds", median(worst).Round(10*time.Microsecond).String(), "at rest "+median(c.rests()).Round(10*time.Microsecond).String(), ratios[len(ratios)/2], atMost(1.5, " x"))
 }
 
+// atRest is the yardstick of logins beside some work.
+func (c *clusterBench) atRest(n *benchNode) string {
+	return fmt.Sprintf("at rest %v; an echo beside it %v", c.rest[n].Round(10*time.Microsecond), c.echoed.Round(10*time.Microsecond))
+}
+
 func (c *clusterBench) rests() (list []time.Duration) {
 	for _, p := range c.rest {
 		list = append(list, p)
@@ -240,7 +247,7 @@ func (c *clusterBench) rejoin() {
 		})
 	})
 	c.table.row(fmt.Sprintf("rejoin after %d missed writes", missed), fmt.Sprintf("%d entries", entries), "", time.Since(begin).Seconds(), atMost(20, " s"))
-	c.table.row("RADIUS p99 of the leader while another node catches up", p99[0].Round(10*time.Microsecond).String(), "at rest "+c.rest[leader].Round(10*time.Microsecond).String(), ratioOf(p99[0], c.rest[leader]), atMost(1.5, " x"))
+	c.table.row("RADIUS p99 of the leader while another node catches up", p99[0].Round(10*time.Microsecond).String(), c.atRest(leader), ratioOf(p99[0], c.rest[leader]), atMost(1.5, " x"))
 	w.row(&c.table, "rejoining")
 	c.settled()
 }
@@ -316,7 +323,7 @@ func (c *clusterBench) rebase(count int, target float64) {
 	what := fmt.Sprintf("rebase of %d pending writes, from the end of the cut", count)
 	if target > 0 {
 		c.table.row(what, "", "", took.Seconds(), atMost(target, " s"))
-		c.table.row("RADIUS p99 of the node that rebases", p99[0].Round(10*time.Microsecond).String(), "at rest "+c.rest[tower].Round(10*time.Microsecond).String(), ratioOf(p99[0], c.rest[tower]), atMost(1.5, " x"))
+		c.table.row("RADIUS p99 of the node that rebases", p99[0].Round(10*time.Microsecond).String(), c.atRest(tower), ratioOf(p99[0], c.rest[tower]), atMost(1.5, " x"))
 	} else {
 		c.table.note(what, "", "", took.Seconds(), " s")
 	}
@@ -324,54 +331,85 @@ func (c *clusterBench) rebase(count int, target float64) {
 	c.settled()
 }
 
-// beside sends each node 200 logins a second while work runs, and returns their p99, a lost one as the time it was waited for.
+// beside sends each node 200 logins a second while work runs, and returns their p99, a lost one as the time it was waited for. As many
+// datagrams go to the bare echo.
 func (c *clusterBench) beside(nodes []*benchNode, work func()) []time.Duration {
 	const lanes, every = 4, 20 * time.Millisecond
-	times := make([][]time.Duration, len(nodes))
+	times := make([][]time.Duration, len(nodes)+1)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
-	for i, n := range nodes {
+	for i := range times {
 		for lane := range lanes {
 			wg.Go(func() {
-				for _, took := range c.logins(n, lane, every, stop) {
-					mu.Lock()
-					times[i] = append(times[i], took)
-					mu.Unlock()
+				ask := c.echoes()
+				if i < len(nodes) {
+					ask = c.logins(nodes[i], lane, lanes)
 				}
+				took := timesOf(ask, every, stop)
+				mu.Lock()
+				defer mu.Unlock()
+				times[i] = append(times[i], took...)
 			})
 		}
 	}
 	work()
 	close(stop)
 	wg.Wait()
-	p99 := make([]time.Duration, len(nodes))
+	p99 := make([]time.Duration, len(times))
 	for i, list := range times {
 		slices.Sort(list)
 		p99[i] = list[len(list)*99/100]
 	}
-	return p99
+	c.echoed = p99[len(nodes)]
+	return p99[:len(nodes)]
 }
 
-func (c *clusterBench) logins(n *benchNode, lane int, every time.Duration, stop <-chan struct{}) (times []time.Duration) {
-	client, err := radclient.Dial(n.auth, []byte(radbench.Secret), time.Now, radclient.Options{Timeout: 2 * time.Second, Tries: 1})
-	if err != nil {
-		c.Error(err)
-		return nil
-	}
-	defer client.Close()
+// timesOf asks at each tick and returns how long each answer took.
+func timesOf(ask func(), every time.Duration, stop <-chan struct{}) (times []time.Duration) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	password := "secret"
-	for i := lane; ; i += 4 {
+	for {
 		select {
 		case <-stop:
 			return times
 		case <-tick.C:
 		}
 		begin := time.Now()
-		_, _ = client.Do(context.Background(), radclient.Request{Code: packet.AccessRequest, Attrs: loginAttrs(nil, i%c.subscribers), Password: &password})
+		ask()
 		times = append(times, time.Since(begin))
+	}
+}
+
+// logins returns what logs in one subscriber after another, every one of so many lanes others.
+func (c *clusterBench) logins(n *benchNode, lane, lanes int) func() {
+	client, err := radclient.Dial(n.auth, []byte(radbench.Secret), time.Now, radclient.Options{Timeout: 2 * time.Second, Tries: 1})
+	if err != nil {
+		c.Error(err)
+		return func() {}
+	}
+	c.Cleanup(func() { _ = client.Close() })
+	password, i := "secret", lane-lanes
+	return func() {
+		i += lanes
+		_, _ = client.Do(context.Background(), radclient.Request{Code: packet.AccessRequest, Attrs: loginAttrs(nil, i%c.subscribers), Password: &password})
+	}
+}
+
+// echoes returns what sends a datagram as long as a login to the bare echo and waits for it.
+func (c *clusterBench) echoes() func() {
+	conn, err := net.Dial("udp", c.echo.Auth)
+	if err != nil {
+		c.Error(err)
+		return func() {}
+	}
+	c.Cleanup(func() { _ = conn.Close() })
+	data, into := make([]byte, 120), make([]byte, 256)
+	return func() {
+		_ = conn.SetDeadline(time.Now().Add(2 * time.Second))
+		if _, err := conn.Write(data); err == nil {
+			_, _ = conn.Read(into)
+		}
 	}
 }
 
@@ -387,7 +425,7 @@ func (n *benchNode) configure(network string) {
 // command runs the program beside the daemon.
 func (n *benchNode) command(args ...string) []byte {
 	n.b.Helper()
-	cmd := exec.Command(n.binary, args...)
+	cmd := asOthers(n.binary, args...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
 	out, err := cmd.Output()

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -71,7 +70,7 @@ func hello(dataDir string) error {
 // startPeer starts this program as a peer.
 func startPeer(b testing.TB, role radbench.Role, peer string) *radbench.Process {
 	b.Helper()
-	cmd := exec.Command(os.Args[0])
+	cmd := asOthers(os.Args[0])
 	cmd.Env = append(os.Environ(), benchPeer+"="+peer)
 	cmd.Stderr = os.Stderr
 	p, err := radbench.Start(role, cmd)

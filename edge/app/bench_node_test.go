@@ -18,6 +18,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"wispgate/aaa/packet"
 	"wispgate/aaa/radbench"
 	"wispgate/aaa/radclient"
@@ -81,8 +83,18 @@ func freeAddr(b testing.TB, network string) string {
 func (n *benchNode) pid() int { return n.cmd.Process.Pid }
 
 // start starts the process and returns when it began.
+// asOthers is a command that runs with the priority of everybody. scripts/bench lets the load run before it where the system allows it: in the
+// field it comes from machines of its own.
+func asOthers(name string, args ...string) *exec.Cmd {
+	raw, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	if nice := 20 - raw; err == nil && nice < 0 { // the system call counts from 40 to 1
+		return exec.Command("nice", append([]string{"-n", strconv.Itoa(-nice), name}, args...)...)
+	}
+	return exec.Command(name, args...)
+}
+
 func (n *benchNode) start() time.Time {
-	n.cmd = exec.Command(n.binary, "serve", "--config", n.config)
+	n.cmd = asOthers(n.binary, "serve", "--config", n.config)
 	n.cmd.Stdout, n.cmd.Stderr = io.Discard, os.Stderr
 	begin := time.Now()
 	if err := n.cmd.Start(); err != nil {
