@@ -85,7 +85,7 @@ func TestTLSSpeaksHTTP11(t *testing.T) {
 	if p := conn.ConnectionState().NegotiatedProtocol; p != "http/1.1" {
 		t.Errorf("got protocol %q, want http/1.1", p)
 	}
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(conn, strings.Replace(head, "Host", "Connection: close\r\nHost", 1)+"\r\n"); err != nil {
 		t.Fatal(err)
 	}
@@ -98,7 +98,7 @@ func TestTLSSpeaksHTTP11(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer local.Close()
-	_ = local.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = local.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := io.WriteString(local, strings.Replace(head, "Host", "Connection: close\r\nHost", 1)+"\r\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -382,7 +382,7 @@ func (l *load) sessionsExact() (sum [2]uint64) {
 			Out uint64 `json:"out_octets"`
 		} `json:"total"`
 	}
-	eventually(l.w.t, 20*time.Second, "the subscription's usage is what was acknowledged", func() (bool, string) {
+	eventually(l.w.t, "the subscription's usage is what was acknowledged", func() (bool, string) {
 		l.w.api.must(l.w.t, http.MethodGet, "/api/v1/billing/subscriptions/"+l.w.sub+"/usage", nil, &used)
 		return used.Total.In == sum[0] && used.Total.Out == sum[1], fmt.Sprintf("got %+v, want %v", used.Total, sum)
 	})
@@ -431,7 +431,7 @@ func (l *load) relayComplete(sum [2]uint64) {
 	t.Helper()
 	var events []storedEvent
 	created := map[string]int{}
-	eventually(t, 30*time.Second, "the relay holds an event of each customer", func() (bool, string) {
+	eventually(t, "the relay holds an event of each customer", func() (bool, string) {
 		events = events[:0]
 		clear(created)
 		for _, e := range list[storedEvent](t, l.w.noc, "/api/v1/relay/events?source=n7.cluster") {
@@ -467,7 +467,7 @@ func (l *load) usageAtRelay(sum [2]uint64) {
 	t := l.w.t
 	t.Helper()
 	newest := map[string]storedEvent{}
-	eventually(t, 20*time.Second, "the relay holds a usage event of each session", func() (bool, string) {
+	eventually(t, "the relay holds a usage event of each session", func() (bool, string) {
 		for _, e := range list[storedEvent](t, l.w.noc, "/api/v1/relay/events?source=n7.cluster&type=billing.usage.recorded") {
 			if was, ok := newest[e.Subject]; !ok || e.Position > was.Position {
 				newest[e.Subject] = e
@@ -502,7 +502,7 @@ func (l *load) hookHeard() {
 	t := l.w.t
 	t.Helper()
 	var want []storedEvent
-	eventually(t, 40*time.Second, "the receiver heard every event", func() (bool, string) {
+	eventually(t, "the receiver heard every event", func() (bool, string) {
 		want = list[storedEvent](t, l.w.noc, "/api/v1/relay/events?source=n7.cluster")
 		l.w.hook.mu.Lock()
 		defer l.w.hook.mu.Unlock()
@@ -572,7 +572,7 @@ func TestTheFirstAnswerAfterAKillKnowsWhatWasAcknowledged(t *testing.T) {
 		w.node.launch()
 		if i%2 == 1 {
 			var first answer
-			eventually(t, 20*time.Second, "the API answers", func() (bool, string) {
+			eventually(t, "the API answers", func() (bool, string) {
 				first = w.api.ask(http.MethodGet, "/api/v1/aaa/credentials/"+id, "", nil)
 				return first.err == nil, first.String()
 			})
@@ -645,7 +645,7 @@ func (m *mosquitto) start() {
 	var out bytes.Buffer
 	m.cmd.Stdout, m.cmd.Stderr = &out, &out
 	must(m.t, m.cmd.Start())
-	eventually(m.t, 10*time.Second, "mosquitto listens", func() (bool, string) {
+	eventually(m.t, "mosquitto listens", func() (bool, string) {
 		conn, err := net.DialTimeout("tcp", fmt.Sprintf("127.0.0.1:%d", m.port), time.Second)
 		if err != nil {
 			return false, err.Error()

@@ -84,7 +84,7 @@ func (f *flood) again() {
 	open := f.open
 	f.open = nil
 	for _, r := range open {
-		eventually(f.w.t, 30*time.Second, "accounting is acknowledged again", func() (bool, string) { return f.send(r), r.session })
+		eventually(f.w.t, "accounting is acknowledged again", func() (bool, string) { return f.send(r), r.session })
 	}
 	f.open = nil
 }
@@ -133,7 +133,7 @@ func TestAFullDiskRefusesWritesAndKeepsAuthenticating(t *testing.T) {
 	// It starts on the full disk, too: reads and RADIUS are served, writes are still refused.
 	w.node.kill()
 	w.node.launch()
-	eventually(t, 30*time.Second, "the node answers on a full disk", func() (bool, string) {
+	eventually(t, "the node answers on a full disk", func() (bool, string) {
 		a := w.api.ask(http.MethodGet, "/api/v1/crm/customers/"+w.customer, "", nil)
 		return a.status == http.StatusOK, a.String()
 	})
@@ -143,7 +143,7 @@ func TestAFullDiskRefusesWritesAndKeepsAuthenticating(t *testing.T) {
 	must(t, os.Remove(filler))
 	_ = os.Remove(filler + "2")
 	var id string
-	eventually(t, 60*time.Second, "writes resume without a restart", func() (bool, string) {
+	eventually(t, "writes resume without a restart", func() (bool, string) {
 		a := w.api.ask(http.MethodPost, "/api/v1/crm/customers", "full-1", ann)
 		var out struct {
 			ID string `json:"id"`
@@ -166,7 +166,7 @@ func TestAFullDiskRefusesWritesAndKeepsAuthenticating(t *testing.T) {
 // flushed waits until the store holds what the log holds.
 func (w *tower) flushed() {
 	w.t.Helper()
-	eventually(w.t, 10*time.Second, "the store holds everything", func() (bool, string) {
+	eventually(w.t, "the store holds everything", func() (bool, string) {
 		var s struct {
 			Cluster struct {
 				Applied uint64 `json:"applied_index"`
@@ -182,7 +182,7 @@ func (w *tower) flushed() {
 func refusesWrites(t *testing.T, w *tower, in any) {
 	t.Helper()
 	var a answer
-	eventually(t, 20*time.Second, "a write is refused", func() (bool, string) {
+	eventually(t, "a write is refused", func() (bool, string) {
 		a = w.api.ask(http.MethodPost, "/api/v1/crm/customers", "full-1", in)
 		return a.code() == "disk_low", a.String()
 	})
@@ -212,7 +212,7 @@ func (f *flood) counted() {
 	for _, r := range f.book {
 		want += r.in
 	}
-	eventually(f.w.t, 60*time.Second, "every acknowledged record is counted once", func() (bool, string) {
+	eventually(f.w.t, "every acknowledged record is counted once", func() (bool, string) {
 		var used struct {
 			Total struct {
 				In uint64 `json:"in_octets"`

@@ -133,7 +133,7 @@ cluster: {listen: "%s:7846"}
 	}
 	first := c.nodes[0]
 	first.start()
-	eventually(t, 5*time.Second, "it is claimed", func() (bool, string) {
+	eventually(t, "it is claimed", func() (bool, string) {
 		code, err := os.ReadFile(first.data + "/claim-code")
 		if err != nil {
 			return false, err.Error()
@@ -150,7 +150,7 @@ cluster: {listen: "%s:7846"}
 
 func (c *campaign) allVote() {
 	c.t.Helper()
-	eventually(c.t, 120*time.Second, "all of them vote", func() (bool, string) {
+	eventually(c.t, "all of them vote", func() (bool, string) {
 		out := c.nodes[0].run("status", "-o", "jsonl")
 		var s struct {
 			Cluster struct {
@@ -189,7 +189,7 @@ func (c *campaign) claimant(ctx context.Context, node int, lane int) {
 // settle waits until the network's harm is undone and compares what people were told with what there is.
 func (c *campaign) settle() {
 	c.t.Helper()
-	eventually(c.t, 120*time.Second, "nothing waits any more", func() (bool, string) {
+	eventually(c.t, "nothing waits any more", func() (bool, string) {
 		state := ""
 		for _, m := range c.nodes {
 			var s struct {

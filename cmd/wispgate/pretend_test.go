@@ -176,7 +176,7 @@ func TestAResourceIsOneFileAndItsLines(t *testing.T) {
 	cli("inventory", "cage", "add", "--label", "C5", "--site-id", site)
 
 	// the event, at the relay
-	eventually(t, 20*time.Second, "the relay holds both events", func() (bool, string) {
+	eventually(t, "the relay holds both events", func() (bool, string) {
 		events := list[storedEvent](t, w.noc, "/api/v1/relay/events?type=inventory.cage.added")
 		return len(events) == 2, fmt.Sprint(events)
 	})

@@ -88,10 +88,10 @@ func freePort(t testing.TB) int {
 	return 0
 }
 
-// eventually polls until ok, and fails with the state at the deadline.
-func eventually(t testing.TB, within time.Duration, what string, ok func() (bool, string)) {
+// eventually polls until ok, and fails with the state at the deadline, which is far beyond what anything takes.
+func eventually(t testing.TB, what string, ok func() (bool, string)) {
 	t.Helper()
-	deadline := time.Now().Add(within)
+	deadline := time.Now().Add(pollLimit)
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()
 	for {
@@ -100,7 +100,7 @@ func eventually(t testing.TB, within time.Duration, what string, ok func() (bool
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("%s: not within %s: %s", what, within, state)
+			t.Fatalf("%s: not within %s: %s", what, pollLimit, state)
 		}
 		<-pause.C
 	}
@@ -177,7 +177,7 @@ func (p *program) launch() {
 
 func (p *program) ready() {
 	p.t.Helper()
-	eventually(p.t, 30*time.Second, p.kind+" becomes ready", func() (bool, string) {
+	eventually(p.t, p.kind+" becomes ready", func() (bool, string) {
 		select {
 		case err := <-p.done:
 			p.done <- err
@@ -219,7 +219,7 @@ func (p *program) stop() {
 		if err != nil {
 			p.t.Fatalf("%s did not end cleanly: %v\n%s", p.kind, err, p.tail(3000))
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(pollLimit):
 		p.t.Fatalf("%s does not end", p.kind)
 	}
 }
@@ -243,7 +243,7 @@ func (p *program) client() *apiClient {
 func (p *program) claim() *apiClient {
 	p.t.Helper()
 	var code []byte
-	eventually(p.t, 5*time.Second, "the claim code is there", func() (bool, string) {
+	eventually(p.t, "the claim code is there", func() (bool, string) {
 		var err error
 		code, err = os.ReadFile(filepath.Join(p.data, "claim-code"))
 		return err == nil, fmt.Sprint(err)

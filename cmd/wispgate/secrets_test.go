@@ -27,7 +27,7 @@ func TestNoSecretLiesOnTheDisk(t *testing.T) {
 	w := newTower(t, dir, `, username: tower, password: uplink-word-Qm55`, fmt.Sprintf(`mqtt_listen: "", mqtt_plain_listen: "127.0.0.1:%d"`, port), fmt.Sprintf("mqtt://127.0.0.1:%d", port))
 	w.relay.start()
 	var code []byte
-	eventually(t, 10*time.Second, "the relay's claim code is there", func() (ok bool, state string) {
+	eventually(t, "the relay's claim code is there", func() (ok bool, state string) {
 		var err error
 		code, err = os.ReadFile(filepath.Join(w.relay.data, "claim-code"))
 		return err == nil, fmt.Sprint(err)
@@ -51,7 +51,7 @@ func TestNoSecretLiesOnTheDisk(t *testing.T) {
 		t.Errorf("an unknown parameter: %s", a)
 	}
 	secrets["secret in a query"] = "query-secret-Rr28"
-	eventually(t, 20*time.Second, "the receiver hears of ann's login", func() (bool, string) {
+	eventually(t, "the receiver hears of ann's login", func() (bool, string) {
 		return w.hook.distinct("wispgate.aaa.credential.created.v1") > 0, fmt.Sprint(w.hook.types)
 	})
 	w.flushed()

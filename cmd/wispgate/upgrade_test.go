@@ -88,7 +88,7 @@ func (m *towerNode) checksum() (sum string, version uint64) {
 // agree waits until all members have the same state.
 func agree(t *testing.T, members ...*towerNode) {
 	t.Helper()
-	eventually(t, 60*time.Second, "all nodes have the same state", func() (bool, string) {
+	eventually(t, "all nodes have the same state", func() (bool, string) {
 		first, version := members[0].checksum()
 		var state strings.Builder
 		fmt.Fprint(&state, version)
@@ -145,7 +145,7 @@ func TestADataFolderOfAnEarlierVersionGoesOn(t *testing.T) {
 		must(t, err)
 		defer c.Close()
 		plain := string(password)
-		eventually(t, 20*time.Second, "the login is accepted", func() (bool, string) {
+		eventually(t, "the login is accepted", func() (bool, string) {
 			reply, err := c.Do(t.Context(), radclient.Request{Code: packet.AccessRequest, Attrs: packet.AppendString(nil, packet.UserName, login), Password: &plain})
 			if err != nil {
 				return false, err.Error()
@@ -262,7 +262,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 	for _, m := range members[1:] {
 		m.joins(first, "voter")
 	}
-	eventually(t, 90*time.Second, "all three vote", func() (bool, string) {
+	eventually(t, "all three vote", func() (bool, string) {
 		out := first.run("status", "-o", "jsonl")
 		return strings.Contains(out, `"voters":["n1","n2","n3"]`), out
 	})
@@ -278,7 +278,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 	site := first.api.create(t, "/api/v1/inventory/sites", map[string]any{"code": "TWR7", "name": "Hill Farm", "kind": "tower", "timezone": "UTC"})
 	grown := func(least int) {
 		t.Helper()
-		eventually(t, 60*time.Second, "people go on working", func() (bool, string) {
+		eventually(t, "people go on working", func() (bool, string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			return len(w.acked) >= least, fmt.Sprint(len(w.acked))
@@ -291,7 +291,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 		m.start()
 		grown(60 + 30*i)
 		if i < len(members)-1 {
-			eventually(t, 20*time.Second, "a feature of the next version waits", func() (bool, string) {
+			eventually(t, "a feature of the next version waits", func() (bool, string) {
 				a := m.api.ask(http.MethodPost, "/api/v1/inventory/cages", "", map[string]any{"label": fmt.Sprint("C", i), "site_id": site})
 				if a.status == http.StatusCreated {
 					t.Fatalf("with %d of 3 nodes upgraded: %s", i+1, a)
@@ -300,7 +300,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 			})
 		}
 	}
-	eventually(t, 30*time.Second, "the feature is on", func() (bool, string) {
+	eventually(t, "the feature is on", func() (bool, string) {
 		a := first.api.ask(http.MethodPost, "/api/v1/inventory/cages", "cage", map[string]any{"label": "on", "site_id": site})
 		return a.status == http.StatusCreated, a.String()
 	})
@@ -330,7 +330,7 @@ func TestARollingUpgradeLosesNothing(t *testing.T) {
 		if err == nil || !strings.Contains(last.tail(2000), "data_newer") {
 			t.Errorf("a downgrade: %v\n%s", err, last.tail(2000))
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(pollLimit):
 		t.Error("a downgraded node starts")
 	}
 	t.Logf("%d customers", len(w.acked))

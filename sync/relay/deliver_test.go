@@ -217,7 +217,7 @@ func TestEndpointThatNeverAnswersTimesOut(t *testing.T) {
 	rc.wait(1)
 	g.eventually("no outcome", func() bool { return g.deliveries(nil)[0].Attempts == 1 })
 	d := edgetest.Ask[relay.DeliveryDetail](t, g.Harness, actor(), "relay.delivery.get", map[string]any{"id": g.deliveries(nil)[0].ID})
-	if d.Log[0].Outcome != "timeout" || d.Log[0].Took < 900 || d.Log[0].Took > 5000 {
+	if d.Log[0].Outcome != "timeout" || d.Log[0].Took < 900 || d.Log[0].Took > 20000 {
 		t.Errorf("detail %s", asJSON(d))
 	}
 }
