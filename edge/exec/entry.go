@@ -80,10 +80,10 @@ const (
 	entryPacked = 3
 )
 
-// The feature levels at which every node reads the entry's later formats.
+// The feature levels at which every node reads later formats.
 const (
 	ChainLevel = 2 // entries of a term
-	PackLevel  = 3 // packed entries
+	PackLevel  = 3 // packed entries, and requests to the leader as parcels
 )
 
 // maxTerm keeps a term within the octets that an entry may cost. A log that gets there chains no more.

@@ -2,7 +2,6 @@ package exec
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -141,7 +140,7 @@ func (x *Exec) submit(ctx context.Context, intents []*Intent) ([]outcome, error)
 
 // ask sends a request to the leader.
 func (x *Exec) ask(ctx context.Context, req request) (response, error) {
-	raw, err := json.Marshal(req)
+	raw, err := req.encode(x.Level() >= PackLevel)
 	if err != nil {
 		return response{}, fmt.Errorf("encode request: %w", err)
 	}
@@ -152,8 +151,8 @@ func (x *Exec) ask(ctx context.Context, req request) (response, error) {
 		}
 		return response{}, err
 	}
-	var resp response
-	if err := json.Unmarshal(body, &resp); err != nil {
+	resp, err := decodeResponse(body)
+	if err != nil {
 		return response{}, edge.ErrUnknown.Error(edge.Unavailable)
 	}
 	return resp, nil
@@ -161,8 +160,8 @@ func (x *Exec) ask(ctx context.Context, req request) (response, error) {
 
 // Serve answers what another member of the cluster forwards. The caller has proved who it is; a node that does not lead refuses.
 func (x *Exec) Serve(ctx context.Context, body []byte) ([]byte, error) {
-	var req request
-	if err := json.Unmarshal(body, &req); err != nil {
+	req, err := decodeRequest(body)
+	if err != nil {
 		return nil, edge.ErrInput.Error(edge.Invalid)
 	}
 	if x.log == nil || !x.log.IsLeader() {
@@ -190,7 +189,7 @@ func (x *Exec) Serve(ctx context.Context, body []byte) ([]byte, error) {
 		}
 		resp.Mark = &mark
 	}
-	return json.Marshal(resp)
+	return resp.encode(isParcel(body))
 }
 
 // check refuses an intent that no node of ours makes.

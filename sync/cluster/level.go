@@ -5,7 +5,7 @@ package cluster
 //
 //	1  0.1.0
 //	2  entries of a term (exec.ChainLevel)
-//	3  packed entries (exec.PackLevel)
+//	3  packed entries, and requests to the leader as parcels (exec.PackLevel)
 const FeatureLevel = 3
 
 // CommonLevel is the level that every node of the cluster has reported, 0 while one has not.
