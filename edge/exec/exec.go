@@ -107,7 +107,7 @@ type Exec struct {
 
 	mu       sync.Mutex
 	stopped  bool               // nobody takes intents from the queue any more
-	inflight map[string]*waiter // by scoped operation id
+	inflight map[string]*waiter // by Intent.running
 	applied  chan struct{}      // closed and renewed at each applied version
 	version  uint64
 

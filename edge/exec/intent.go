@@ -36,6 +36,15 @@ func (in *Intent) scoped() string {
 	return in.Actor.Tenant + "/" + in.Actor.Subject + "/" + in.Operation
 }
 
+// running is what an intent is found by while it runs. One of a node's queue runs beside the same operation that the node may have forwarded
+// before: it must take its place in the queue, which the other does not.
+func (in *Intent) running() string {
+	if in.Origin == nil {
+		return in.scoped()
+	}
+	return in.scoped() + "\x00" + in.Origin.String()
+}
+
 // maxKey bounds a client's Idempotency-Key, in printable octets.
 const maxKey = 255
 
@@ -159,14 +168,14 @@ type waiter struct {
 func (x *Exec) join(in *Intent) (w *waiter, joined bool, err error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if w := x.inflight[in.scoped()]; w != nil {
+	if w := x.inflight[in.running()]; w != nil {
 		if w.intent.Digest != in.Digest {
 			return nil, false, edge.ErrKeyReused.Error(edge.Invalid)
 		}
 		return w, true, nil
 	}
 	w = &waiter{intent: in, offline: x.offline(in), done: make(chan struct{})}
-	x.inflight[in.scoped()] = w
+	x.inflight[in.running()] = w
 	return w, false, nil
 }
 
@@ -175,11 +184,11 @@ func (x *Exec) join(in *Intent) (w *waiter, joined bool, err error) {
 func (x *Exec) rejoin(w *waiter) (again *waiter, joined bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if other := x.inflight[w.intent.scoped()]; other != nil && other.intent.Digest == w.intent.Digest {
+	if other := x.inflight[w.intent.running()]; other != nil && other.intent.Digest == w.intent.Digest {
 		return other, true
 	}
 	again = &waiter{intent: w.intent, offline: w.offline, once: w.once, ready: true, done: make(chan struct{})}
-	x.inflight[w.intent.scoped()] = again
+	x.inflight[w.intent.running()] = again
 	return again, false
 }
 
@@ -199,8 +208,8 @@ func (x *Exec) finish(w *waiter, reply edge.Reply, err error) {
 		return
 	}
 	w.ended, w.reply, w.err = true, reply, err
-	if x.inflight[w.intent.scoped()] == w {
-		delete(x.inflight, w.intent.scoped())
+	if x.inflight[w.intent.running()] == w {
+		delete(x.inflight, w.intent.running())
 	}
 	close(w.done)
 }
