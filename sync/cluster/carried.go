@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -301,10 +302,26 @@ type queue struct {
 
 // known takes the entry before the new ones off a request where it is the one at which this node's snapshot stands: it is here, in the state.
 // Raft looks for it in the log, which begins behind it, and refuses; the leader would go back entry by entry and send the state once more.
+//
+// Nor does the log hold what comes before. A leader that left this node far behind, and does not know of a state that was carried here, begins
+// there: raft would look for those entries, refuse, and be sent the same again for as long as that leader leads. They are in the state.
 func (q *queue) known(req *raft.AppendEntriesRequest) {
 	index, term := q.stands()
-	if index > 0 && req.PrevLogEntry == index && req.PrevLogTerm == term {
+	switch {
+	case index == 0:
+	case req.PrevLogEntry == index && req.PrevLogTerm == term:
 		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+	case req.PrevLogEntry < index && len(req.Entries) > 0:
+		last := req.Entries[len(req.Entries)-1].Index
+		here := slices.IndexFunc(req.Entries, func(l *raft.Log) bool { return l.Index > index })
+		if here < 0 {
+			here = len(req.Entries)
+		}
+		if here == 0 || req.Entries[here-1].Index == index && req.Entries[here-1].Term != term {
+			return // no leader of this cluster sends that; raft is to judge it
+		}
+		// What the log holds beyond may still be another leader's: raft would commit all of it by a request without entries.
+		req.PrevLogEntry, req.PrevLogTerm, req.Entries, req.LeaderCommitIndex = 0, 0, req.Entries[here:], min(req.LeaderCommitIndex, last)
 	}
 }
 

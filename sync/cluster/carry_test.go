@@ -246,7 +246,46 @@ func TestAStateIsCarriedWhereTheLogIsCut(t *testing.T) {
 		t.Errorf("after a restart: %q", tower.value("k"))
 	}
 	f.wires.Heal()
+	f.put("on", "k", "by the link") // the leader goes on from where it left the tower, far behind the state
 	f.settled()
+}
+
+func TestWhatASnapshotHoldsIsTakenOffARequest(t *testing.T) {
+	t.Parallel()
+	q := &queue{stands: func() (index, term uint64) { return 76, 3 }}
+	request := func(prev, last, commit uint64) *raft.AppendEntriesRequest {
+		req := &raft.AppendEntriesRequest{PrevLogEntry: prev, PrevLogTerm: 3, LeaderCommitIndex: commit}
+		for i := prev + 1; i <= last; i++ {
+			req.Entries = append(req.Entries, &raft.Log{Index: i, Term: 3})
+		}
+		return req
+	}
+	other := request(70, 80, 90)
+	other.Entries[5].Term = 2 // the entry at which the snapshot stands
+	for name, tc := range map[string]struct {
+		req                       *raft.AppendEntriesRequest
+		prev, first, last, commit uint64
+	}{
+		"from the first entry on":        {request(0, 80, 90), 0, 77, 80, 80},
+		"from within":                    {request(16, 80, 78), 0, 77, 80, 78},
+		"nothing new":                    {request(16, 70, 90), 0, 0, 0, 70}, // the tail here may be another leader's
+		"up to the snapshot":             {request(16, 76, 90), 0, 0, 0, 76},
+		"at the snapshot":                {request(76, 80, 90), 0, 77, 80, 90},
+		"behind the snapshot":            {request(77, 80, 90), 77, 78, 80, 90},
+		"a heartbeat":                    {&raft.AppendEntriesRequest{}, 0, 0, 0, 0},
+		"another entry where it stands":  {other, 70, 71, 80, 90},
+		"a commit that is older than it": {request(16, 80, 20), 0, 77, 80, 20},
+	} {
+		q.known(tc.req)
+		var first, last uint64
+		if n := len(tc.req.Entries); n > 0 {
+			first, last = tc.req.Entries[0].Index, tc.req.Entries[n-1].Index
+		}
+		if tc.req.PrevLogEntry != tc.prev || first != tc.first || last != tc.last || tc.req.LeaderCommitIndex != tc.commit {
+			t.Errorf("%s: after %d entries %d to %d, commit %d; want after %d %d to %d, commit %d",
+				name, tc.req.PrevLogEntry, first, last, tc.req.LeaderCommitIndex, tc.prev, tc.first, tc.last, tc.commit)
+		}
+	}
 }
 
 func TestALogThatDoesNotFitIsRefused(t *testing.T) {
