@@ -36,36 +36,40 @@ func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
 		}
 		return append([]byte(from+" "), body...), nil
 	})
-	ctx := within(t, 60*time.Second)
-	f.until("the other knows the leader and reaches it", func() bool { // raft has begun anew for two, and may still elect
-		_, err := other.node.Call(ctx, "", "echo", nil)
-		return err == nil
-	})
+	ctx := within(t, 2*time.Minute)
+	call := func(to, method string, body []byte) (got []byte, err error) { // raft has begun anew for two, and may elect once more at any time
+		f.until("there is a leader", func() bool {
+			got, err = other.node.Call(ctx, to, method, body)
+			return to != "" || !errors.Is(err, ErrQuorumLost)
+		})
+		return got, err
+	}
+	f.reaches(other, leader)
 	for _, to := range []string{"", "n1"} {
-		if got, err := other.node.Call(ctx, to, "echo", []byte("hello")); err != nil || string(got) != "n2 hello" {
+		if got, err := call(to, "echo", []byte("hello")); err != nil || string(got) != "n2 hello" {
 			t.Errorf("to %q: got %q, %v", to, got, err)
 		}
 	}
 	var e *edge.Error
-	if _, err := other.node.Call(ctx, "", "echo", []byte("denied")); !errors.As(err, &e) || e.Error() != denied.Error() || e.Kind != denied.Kind || e.RetryAfter != 7 {
+	if _, err := call("", "echo", []byte("denied")); !errors.As(err, &e) || e.Error() != denied.Error() || e.Kind != denied.Kind || e.RetryAfter != 7 {
 		t.Errorf("got %#v, want the handler's error unchanged", err)
 	}
-	if _, err := other.node.Call(ctx, "", "echo", []byte("broken")); code(err) != "internal" || bytes.Contains([]byte(err.Error()), []byte("detail")) {
+	if _, err := call("", "echo", []byte("broken")); code(err) != "internal" || bytes.Contains([]byte(err.Error()), []byte("detail")) {
 		t.Errorf("got %v, want internal without the detail", err)
 	}
-	if _, err := other.node.Call(ctx, "", "echo", []byte("large")); code(err) != "too_large" {
+	if _, err := call("", "echo", []byte("large")); code(err) != "too_large" {
 		t.Errorf("got %v, want too_large", err)
 	}
-	if _, err := other.node.Call(ctx, "", "echo", make([]byte, MaxBody+1)); code(err) != "too_large" {
+	if _, err := call("", "echo", make([]byte, MaxBody+1)); code(err) != "too_large" {
 		t.Errorf("got %v, want too_large", err)
 	}
-	if got, err := other.node.Call(ctx, "", "echo", make([]byte, MaxBody-8)); err != nil || len(got) != MaxBody-8+3 {
+	if got, err := call("", "echo", make([]byte, MaxBody-8)); err != nil || len(got) != MaxBody-8+3 {
 		t.Errorf("a body near the bound: %d octets, %v", len(got), err)
 	}
-	if _, err := other.node.Call(ctx, "", "unheard of", nil); code(err) != "starting" {
+	if _, err := call("", "unheard of", nil); code(err) != "starting" {
 		t.Errorf("got %v, want starting", err)
 	}
-	if _, err := other.node.Call(ctx, "n9", "echo", nil); !errors.Is(err, ErrQuorumLost) {
+	if _, err := call("n9", "echo", nil); !errors.Is(err, ErrQuorumLost) {
 		t.Errorf("got %v from a stranger, want quorum_lost", err)
 	}
 	// One hop: who is taken for the leader and is none refuses.
