@@ -1,6 +1,10 @@
 package cluster
 
-import "github.com/hashicorp/raft"
+import (
+	"time"
+
+	"github.com/hashicorp/raft"
+)
 
 // A follower learns that an entry is committed with the next entry, or after the commit time-out. Whoever wrote or asked through that
 // follower would wait for it as long. So a leader that has answered a member tells it at once how far the log is committed, with the
@@ -62,13 +66,34 @@ func (g *nudger) tell(member string) {
 	}
 	g.busy[member], g.told[member] = true, word.LeaderCommitIndex
 	g.run.notes.Go(func() {
-		var answer raft.AppendEntriesResponse
-		_ = g.run.trans.AppendEntries(to.ID, to.Address, word, &answer) // raft's own message follows in any case
+		insist(g.run.quit, func() (heard bool) {
+			var answer raft.AppendEntriesResponse
+			err := g.run.trans.AppendEntries(to.ID, to.Address, word, &answer)
+			return err != nil || answer.Success || answer.Term > word.Term // raft's own message follows in any case
+		})
 		select {
 		case g.done <- member:
 		case <-g.run.quit:
 		}
 	})
+}
+
+// How long a member is told again that does not hold the entry yet: it is the one that the commit did not need, and the entry is on its way.
+const (
+	insistFirst = time.Millisecond
+	insistLast  = 32 * time.Millisecond // later, raft's own message is near
+)
+
+func insist(quit <-chan struct{}, say func() (heard bool)) {
+	for pause := insistFirst; !say() && pause <= insistLast; pause *= 2 {
+		wait := time.NewTimer(pause)
+		select {
+		case <-wait.C:
+		case <-quit:
+			wait.Stop()
+			return
+		}
+	}
 }
 
 func (g *nudger) server(member string) (raft.Server, bool) {
