@@ -41,6 +41,7 @@ type Node struct {
 
 // Serve runs a node until ctx ends.
 func Serve(ctx context.Context, opts Options) error {
+	widen()
 	n, err := OpenNode(ctx, opts)
 	if err != nil {
 		return err
