@@ -485,6 +485,22 @@ func TestADemotedNodeLosesItsVoteAndTheKeyOfTheCA(t *testing.T) {
 	f.settled()
 }
 
+// A node that was demoted may not have heard that it is to forget the key: it knew no leader at that moment, or the link was down. It is told
+// until it has.
+func TestAReplicaIsToldToForgetTheKeyOfTheCAUntilItHas(t *testing.T) {
+	f := newFlock(t, nil)
+	lead := f.found("n1")
+	f.grow(Replica, "n2")
+	key, err := lead.node.conf.Credentials.caKeyDER()
+	check(t, err)
+	replica := f.bird("n2").node.conf.Credentials
+	check(t, replica.takeCAKey(key))
+	f.until("the replica holds no key of the CA", func() bool { return !replica.holdsCA() })
+	f.grow(Voter, "n3")
+	f.until("the voter has it", func() bool { return f.bird("n3").node.conf.Credentials.holdsCA() })
+	f.settled()
+}
+
 func TestANodeAmongOthersDoesNotStartWithoutItsPort(t *testing.T) {
 	f := newFlock(t, nil)
 	b := f.found("n1")

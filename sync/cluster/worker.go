@@ -116,7 +116,7 @@ func (n *Node) reconcile(ctx context.Context, x edge.Executor) error {
 	w.servers = servers(w.run.raft)
 	w.peers = n.conf.Directory.Peers()
 	for _, step := range []func(context.Context) error{
-		w.spare, w.recover, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
+		w.spare, w.recover, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.disarm, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, errWait) {
@@ -330,7 +330,7 @@ func (w *work) add(ctx context.Context) error {
 }
 
 // demote takes the vote of nodes that are to have none.
-func (w *work) demote(ctx context.Context) error {
+func (w *work) demote(context.Context) error {
 	for _, p := range w.peers {
 		s, _ := w.server(p.Node)
 		if s.Suffrage != raft.Voter || s.ID == "" || p.Role == Voter && p.RepairAt == nil {
@@ -342,13 +342,25 @@ func (w *work) demote(ctx context.Context) error {
 			}
 			continue
 		}
-		err := w.changed(w.run.raft.DemoteVoter(s.ID, 0, changeTimeout))
-		if p.Role != Voter && errors.Is(err, errWait) {
-			if _, err := w.n.Call(ctx, p.Node, methodDropKey, nil); err != nil {
-				w.n.log.Info("a demoted node still holds the key of the cluster's CA", "node", p.Node, "error", err)
-			}
+		return w.changed(w.run.raft.DemoteVoter(s.ID, 0, changeTimeout))
+	}
+	return nil
+}
+
+// disarm has nodes without a vote forget the key of the cluster's CA, again at each look until they have: a node that was just demoted may
+// know no leader yet, and takes nobody's word for it.
+func (w *work) disarm(ctx context.Context) error {
+	for _, p := range w.peers {
+		s, in := w.server(p.Node)
+		if !in || s.Suffrage == raft.Voter || p.Role == Voter || w.self(p.Node) {
+			continue
 		}
-		return err
+		if g, ok := w.n.picture.get(p.Node); !ok || g.first.IsZero() || !g.HoldsCA {
+			continue
+		}
+		if _, err := w.n.Call(ctx, p.Node, methodDropKey, nil); err != nil {
+			w.n.log.Info("a node without a vote still holds the key of the cluster's CA", "node", p.Node, "error", err)
+		}
 	}
 	return nil
 }
