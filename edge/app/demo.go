@@ -70,7 +70,7 @@ func Demo(ctx context.Context, o DemoOptions) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = lock.Close() }()
+	defer unlockFile(lock)
 	_, err = os.Stat(statePath(dir))
 	d.again = err == nil
 	if d.state, err = loadDemoState(dir, o); err != nil {

@@ -59,7 +59,7 @@ var errDemoRuns = edge.Reason{
 	Code: "demo_runs", Says: "Another demo runs in this folder", Fix: "Stop it, or name another folder with --data",
 }
 
-// lockDemo makes this process the folder's only demo until the file is closed. It makes the folder when there is none.
+// lockDemo makes this process the folder's only demo until unlockFile. It makes the folder when there is none.
 func lockDemo(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, folderError(dir, err)

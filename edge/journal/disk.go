@@ -117,7 +117,7 @@ func (d *folder) Sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func (d *folder) Close() error { return d.lock.Close() }
+func (d *folder) Close() error { return errors.Join(unlockFile(d.lock), d.lock.Close()) }
 
 type realFile struct{ *os.File }
 

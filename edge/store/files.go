@@ -116,7 +116,7 @@ func SetAside(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close()
+	defer unlock(lock)
 	name, err := currentState(dir, false)
 	if err != nil {
 		return "", err

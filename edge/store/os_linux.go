@@ -34,6 +34,13 @@ func lockDir(dir string, shared bool) (*os.File, error) {
 	return nil, fmt.Errorf("lock %s: %w", dir, err)
 }
 
+// unlock gives a lock of lockDir back. Closing alone would not at once, when another goroutine is starting a program: its child holds a copy of
+// the file until it has become that program.
+func unlock(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
+	_ = f.Close()
+}
+
 // FreeSpace is the room on the file system of dir that this process may use, and its size, in octets.
 func FreeSpace(dir string) (free, total uint64, err error) {
 	var st syscall.Statfs_t

@@ -24,6 +24,7 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 	o := badger.DefaultOptions(dir).
 		WithLogger(badgerLog{log}).
 		WithReadOnly(readOnly).
+		WithBypassLockGuard(true). // the directory above has a lock of ours, which ends when it is given back
 		WithSyncWrites(true).
 		WithMemTableSize(memTableSize).
 		WithNumMemtables(2).

@@ -129,7 +129,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{opts: opts, log: opts.Logger, lock: lock, dev: blockDevice(opts.Dir)}
 	s.device0 = deviceWritten(s.dev)
 	if err := s.start(); err != nil {
-		lock.Close()
+		unlock(lock)
 		return nil, err
 	}
 	return s, nil
@@ -374,17 +374,18 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.closed = true
-	defer s.lock.Close()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := s.h
 	s.h = nil
 	if h == nil {
+		unlock(s.lock)
 		return nil
 	}
 	if !h.drained(10 * time.Second) {
-		return errors.New("close store: snapshots are still open")
+		return errors.New("close store: snapshots are still open") // and so is Badger: the lock stays with it
 	}
+	defer unlock(s.lock)
 	if !h.readOnly && s.guard.look() >= DiskLow {
 		s.guard.dropBallast() // the last act: room in which Badger can flush
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -434,4 +435,20 @@ func TestAStoreThatWasNotClosedIsNotCalledCorruptByWhoLooks(t *testing.T) {
 	if v, err := sn.Get([]byte("r/a")); err != nil || string(v) != "1" {
 		t.Errorf("got %q %v", v, err)
 	}
+}
+
+// A child of another goroutine holds copies of all files from its fork until it has become its program.
+func TestACopyOfTheLockIsNoLock(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := open(t, Options{Dir: dir})
+	fd, err := syscall.Dup(int(s.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Close(fd) }()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	open(t, Options{Dir: dir})
 }
