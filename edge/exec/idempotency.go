@@ -126,8 +126,9 @@ func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool
 }
 
 // pruneAnswers removes answers past their time, a bounded number at once; more says that others wait.
-func (x *Exec) pruneAnswers(ctx context.Context) (more bool, err error) {
-	err = x.internal(ctx, func(t *tx) error {
+func (x *Exec) pruneAnswers(ctx context.Context) (bool, error) {
+	more := false
+	err := x.internal(ctx, func(t *tx) error {
 		more = false
 		limit := opxPrefix + t.Now().Add(-keepAnswers).UTC().Format(hourForm)
 		n := 0
@@ -150,7 +151,10 @@ func (x *Exec) pruneAnswers(ctx context.Context) (more bool, err error) {
 		}
 		return err
 	})
-	return more, err
+	if err != nil { // a caller whose time ended: the round may still be at it, and more is the round's
+		return false, err
+	}
+	return more, nil
 }
 
 // pruneBatch is how many rows one intent of the janitor removes.
