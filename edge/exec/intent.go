@@ -215,13 +215,7 @@ func (x *Exec) finish(w *waiter, reply edge.Reply, err error) {
 }
 
 func (w *waiter) wait(ctx context.Context, joined bool) (edge.Reply, error) {
-	select {
-	case <-w.done:
-	case <-ctx.Done():
-	}
-	select {
-	case <-w.done: // also when the caller's time ended with it
-	default:
+	if _, ok := edge.Hear(w.done, ctx.Done(), nil); !ok {
 		r := edge.ErrInFlight
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			e := r.Error(edge.Conflict)

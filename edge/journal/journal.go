@@ -199,19 +199,12 @@ func (j *Journal) await(ctx context.Context, kind Kind, payload []byte, head boo
 
 // wait returns the outcome, also when ctx ended beside it. Where there is none the waiter stays with the committer and is not used again.
 func (w *waiter) wait(ctx context.Context) (uint64, error) {
-	select {
-	case out := <-w.out:
-		waiters.Put(w)
-		return out.seq, out.err
-	case <-ctx.Done():
-	}
-	select {
-	case out := <-w.out:
-		waiters.Put(w)
-		return out.seq, out.err
-	default:
+	out, ok := edge.Hear(w.out, ctx.Done(), nil)
+	if !ok {
 		return 0, ctx.Err()
 	}
+	waiters.Put(w)
+	return out.seq, out.err
 }
 
 // Wait returns nil as soon as a record with sequence from or above is durable, so that Read(from) delivers something.

@@ -279,7 +279,7 @@ func (f *feeder) ask(ctx context.Context, req any, body io.Reader, within time.D
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	a, ok := hear(answer, f.run.quit, ctx.Done())
+	a, ok := edge.Hear(answer, f.run.quit, ctx.Done())
 	switch {
 	case ok && a.Error == nil:
 		return a.Response, nil

@@ -248,7 +248,7 @@ func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
 		k.close(err)
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
 	}
-	if f, ok := hear(answer, k.gone, ctx.Done()); ok {
+	if f, ok := edge.Hear(answer, k.gone, ctx.Done()); ok {
 		return f.result()
 	}
 	if k.dead() {

@@ -92,7 +92,7 @@ func (n *Node) bounded(ctx context.Context) (context.Context, context.CancelFunc
 func await(ctx context.Context, f raft.Future) error {
 	answer := make(chan error, 1)
 	go func() { answer <- f.Error() }()
-	if err, ok := hear(answer, nil, ctx.Done()); ok {
+	if err, ok := edge.Hear(answer, nil, ctx.Done()); ok {
 		return err
 	}
 	return ctx.Err()

@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/types"
 
+	"wispgate/edge"
 	"wispgate/edge/store"
 )
 
@@ -175,7 +176,7 @@ func (n *Node) betweenLives(ctx context.Context, e event) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if err, ok := hear(e.life, n.done, nil); ok {
+	if err, ok := edge.Hear(e.life, n.done, nil); ok {
 		return err
 	}
 	return quorumLost()

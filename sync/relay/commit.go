@@ -86,17 +86,10 @@ func (c *committer) do(ctx context.Context, w *writes) error {
 // outcome is what became of w. A committer writes what it was handed and then goes: both may have happened when this looks, and what was
 // written is not called refused.
 func (w *writes) outcome(gone <-chan struct{}) error {
-	select {
-	case err := <-w.done:
+	if err, ok := edge.Hear(w.done, gone, nil); ok {
 		return err
-	case <-gone:
 	}
-	select {
-	case err := <-w.done:
-		return err
-	default:
-		return errStopped
-	}
+	return errStopped
 }
 
 func (c *committer) run() {

@@ -201,14 +201,7 @@ func (u *Uplink) Stop(ctx context.Context) error {
 	}
 	u.mu.Unlock()
 	for _, s := range all {
-		select {
-		case <-s.done:
-			continue
-		default: // one that has ended has ended, also when no time is left
-		}
-		select {
-		case <-s.done:
-		case <-ctx.Done():
+		if _, ended := edge.Hear(s.done, ctx.Done(), nil); !ended {
 			return fmt.Errorf("stop uplink: %w", ctx.Err())
 		}
 	}

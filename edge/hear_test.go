@@ -1,4 +1,4 @@
-package cluster
+package edge
 
 import "testing"
 
@@ -9,12 +9,12 @@ func TestWhatCameBeforeTheEndIsHeard(t *testing.T) {
 	for range 64 { // a coin at a time
 		answer := make(chan int, 1)
 		answer <- 7
-		if got, ok := hear(answer, ended, ended); !ok || got != 7 {
+		if got, ok := Hear(answer, ended, ended); !ok || got != 7 {
 			t.Fatalf("got %d, %v; want the answer", got, ok)
 		}
 	}
 	for name, ends := range map[string][2]chan struct{}{"gone": {ended, nil}, "done": {nil, ended}} {
-		if _, ok := hear(empty, ends[0], ends[1]); ok {
+		if _, ok := Hear(empty, ends[0], ends[1]); ok {
 			t.Errorf("%s: heard what nobody said", name)
 		}
 	}
