@@ -138,12 +138,10 @@ func (x *Exec) SetMark(ctx context.Context, name, tenant string, version uint64)
 
 // trimEvents removes rows that every reader has passed, a bounded number at once.
 func (x *Exec) trimEvents(ctx context.Context, tenant string) (bool, error) {
-	more := false
-	err := x.internal(ctx, func(t *tx) error {
-		more = false
+	return x.part(ctx, func(t *tx) (more bool, err error) {
 		upto, old, err := x.passed(t, tenant)
 		if err != nil {
-			return err
+			return false, err
 		}
 		prefix := eventPrefix + tenant + "/"
 		var gone []string
@@ -165,12 +163,8 @@ func (x *Exec) trimEvents(ctx context.Context, tenant string) (bool, error) {
 		for _, k := range gone {
 			t.kernelDelete(k)
 		}
-		return err
+		return more, err
 	})
-	if err != nil { // a caller whose time ended: the round may still be at it, and more is the round's
-		return false, err
-	}
-	return more, nil
 }
 
 // passed is the version that every after-flow and the stream have passed; old is the time before which rows go even if no stream took

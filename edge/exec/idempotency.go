@@ -127,13 +127,11 @@ func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool
 
 // pruneAnswers removes answers past their time, a bounded number at once; more says that others wait.
 func (x *Exec) pruneAnswers(ctx context.Context) (bool, error) {
-	more := false
-	err := x.internal(ctx, func(t *tx) error {
-		more = false
+	return x.part(ctx, func(t *tx) (more bool, err error) {
 		limit := opxPrefix + t.Now().Add(-keepAnswers).UTC().Format(hourForm)
 		n := 0
 		var gone []string
-		err := t.scan(opxPrefix, "", func(key string, _ []byte) (bool, error) {
+		err = t.scan(opxPrefix, "", func(key string, _ []byte) (bool, error) {
 			if key >= limit {
 				return false, nil
 			}
@@ -149,12 +147,8 @@ func (x *Exec) pruneAnswers(ctx context.Context) (bool, error) {
 			t.kernelDelete(key)
 			t.kernelDelete(opPrefix + scoped)
 		}
-		return err
+		return more, err
 	})
-	if err != nil { // a caller whose time ended: the round may still be at it, and more is the round's
-		return false, err
-	}
-	return more, nil
 }
 
 // pruneBatch is how many rows one intent of the janitor removes.

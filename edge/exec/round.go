@@ -365,3 +365,12 @@ func (x *Exec) internal(ctx context.Context, eval func(t *tx) error) error {
 	_, err := w.wait(ctx, false)
 	return err
 }
+
+// part is internal for work that is done a bounded part at a time; more says that some is left.
+func (x *Exec) part(ctx context.Context, eval func(t *tx) (more bool, err error)) (more bool, err error) {
+	left := false
+	if err := x.internal(ctx, func(t *tx) (err error) { left, err = eval(t); return err }); err != nil {
+		return false, err // and not left: where the caller's time has ended, the round may still be at it
+	}
+	return left, nil
+}
