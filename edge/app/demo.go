@@ -14,6 +14,7 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/config"
+	"wispgate/edge/flock"
 	"wispgate/gateway/identity"
 )
 
@@ -70,7 +71,7 @@ func Demo(ctx context.Context, o DemoOptions) error {
 	if err != nil {
 		return err
 	}
-	defer unlockFile(lock)
+	defer func() { _ = flock.Release(lock) }()
 	_, err = os.Stat(statePath(dir))
 	d.again = err == nil
 	if d.state, err = loadDemoState(dir, o); err != nil {

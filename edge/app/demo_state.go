@@ -12,6 +12,7 @@ import (
 	"strconv"
 
 	"wispgate/edge"
+	"wispgate/edge/flock"
 	"wispgate/sync/wire"
 )
 
@@ -59,7 +60,7 @@ var errDemoRuns = edge.Reason{
 	Code: "demo_runs", Says: "Another demo runs in this folder", Fix: "Stop it, or name another folder with --data",
 }
 
-// lockDemo makes this process the folder's only demo until unlockFile. It makes the folder when there is none.
+// lockDemo makes this process the folder's only demo until flock.Release. It makes the folder when there is none.
 func lockDemo(dir string) (*os.File, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, folderError(dir, err)
@@ -68,7 +69,7 @@ func lockDemo(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, folderError(dir, err)
 	}
-	ok, err := lockFile(f)
+	ok, err := flock.Take(f, false)
 	if err == nil && !ok {
 		err = errDemoRuns.Error(edge.Unavailable)
 	}

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"errors"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -18,19 +17,4 @@ func terminalSize(f *os.File) (width, height int, ok bool) {
 		width, height = 80, 24
 	}
 	return width, height, true
-}
-
-// unlockFile ends the lock at once, also while a child that another goroutine starts holds a copy of the file.
-func unlockFile(f *os.File) {
-	_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
-	_ = f.Close()
-}
-
-// lockFile takes a file for this process until it is unlocked; ok is false when another one has it.
-func lockFile(f *os.File) (ok bool, err error) {
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return false, nil
-	}
-	return err == nil, err
 }

@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"wispgate/edge"
+	"wispgate/edge/flock"
 )
 
 // disk is the folder that a journal lives in. The real one is below; the power-cut test has one that forgets.
@@ -48,7 +49,7 @@ func openFolder(dir string) (*folder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open journal lock: %w", err)
 	}
-	if err := lockFile(lock); err != nil {
+	if taken, err := flock.Take(lock, false); err != nil || !taken {
 		_ = lock.Close()
 		return nil, &edge.Error{
 			Kind: edge.Unavailable, Code: "journal_in_use", Message: "the journal in " + dir + " is in use by another process",
@@ -117,7 +118,7 @@ func (d *folder) Sync() error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-func (d *folder) Close() error { return errors.Join(unlockFile(d.lock), d.lock.Close()) }
+func (d *folder) Close() error { return flock.Release(d.lock) }
 
 type realFile struct{ *os.File }
 

@@ -27,8 +27,3 @@ func datasync(f *os.File) error {
 		}
 	}
 }
-
-// unlockFile ends the lock at once. Closing would not while another goroutine starts a program, whose child holds a copy of the file for a moment.
-func unlockFile(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_UN) }
-
-func lockFile(f *os.File) error { return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"wispgate/edge/flock"
 )
 
 // Format is the version of the data directory that this program writes. A directory of a higher one is refused.
@@ -107,6 +109,27 @@ func dropOthers(dir, current string) error {
 	return nil
 }
 
+// lockDir takes the lock of a data directory until flock.Release.
+func lockDir(dir string, shared bool) (*os.File, error) {
+	flags := os.O_RDWR | os.O_CREATE
+	if shared {
+		flags = os.O_RDONLY
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), flags, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock of %s: %w", dir, err)
+	}
+	taken, err := flock.Take(f, shared)
+	if taken {
+		return f, nil
+	}
+	f.Close()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return nil, errInUse(dir)
+}
+
 const lostSuffix = ".aside"
 
 // SetAside renames the state folder that does not open, so that nothing of it is deleted, and leaves the directory ready for an empty
@@ -116,7 +139,7 @@ func SetAside(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer unlock(lock)
+	defer func() { _ = flock.Release(lock) }()
 	name, err := currentState(dir, false)
 	if err != nil {
 		return "", err

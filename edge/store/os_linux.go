@@ -13,34 +13,6 @@ import (
 	"github.com/dgraph-io/badger/v4/table"
 )
 
-// lockDir takes the lock of a data directory for as long as the returned file is open; the kernel drops it when the process dies.
-func lockDir(dir string, shared bool) (*os.File, error) {
-	flags, how := os.O_RDWR|os.O_CREATE, syscall.LOCK_EX
-	if shared {
-		flags, how = os.O_RDONLY, syscall.LOCK_SH
-	}
-	f, err := os.OpenFile(filepath.Join(dir, lockFile), flags, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open lock of %s: %w", dir, err)
-	}
-	err = syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
-	if err == nil {
-		return f, nil
-	}
-	f.Close()
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		return nil, errInUse(dir)
-	}
-	return nil, fmt.Errorf("lock %s: %w", dir, err)
-}
-
-// unlock gives a lock of lockDir back. Closing alone would not at once, when another goroutine is starting a program: its child holds a copy of
-// the file until it has become that program.
-func unlock(f *os.File) {
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN)
-	_ = f.Close()
-}
-
 // FreeSpace is the room on the file system of dir that this process may use, and its size, in octets.
 func FreeSpace(dir string) (free, total uint64, err error) {
 	var st syscall.Statfs_t

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/dgraph-io/badger/v4"
+
+	"wispgate/edge/flock"
 )
 
 // The keyspaces. Snapshots for other nodes, dumps and checksums know only the replicated one.
@@ -129,7 +131,7 @@ func Open(opts Options) (*Store, error) {
 	s := &Store{opts: opts, log: opts.Logger, lock: lock, dev: blockDevice(opts.Dir)}
 	s.device0 = deviceWritten(s.dev)
 	if err := s.start(); err != nil {
-		unlock(lock)
+		_ = flock.Release(lock)
 		return nil, err
 	}
 	return s, nil
@@ -379,13 +381,13 @@ func (s *Store) Close() error {
 	h := s.h
 	s.h = nil
 	if h == nil {
-		unlock(s.lock)
+		_ = flock.Release(s.lock)
 		return nil
 	}
 	if !h.drained(10 * time.Second) {
 		return errors.New("close store: snapshots are still open") // and so is Badger: the lock stays with it
 	}
-	defer unlock(s.lock)
+	defer func() { _ = flock.Release(s.lock) }()
 	if !h.readOnly && s.guard.look() >= DiskLow {
 		s.guard.dropBallast() // the last act: room in which Badger can flush
 	}
