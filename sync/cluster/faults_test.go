@@ -145,9 +145,15 @@ func (f *flock) again(b *bird) {
 	f.until("the snapshot is taken a second time", func() bool { return f.sentAgain(b) })
 	f.put("after", "k", "after the second snapshot")
 	f.settled()
+	f.restarts(b, "restarted", "after a restart")
+}
+
+// restarts has a node go and come back, and take what is written then.
+func (f *flock) restarts(b *bird, op, what string) {
+	f.t.Helper()
 	b.down()
 	b.up()
-	f.put("restarted", "k", "after a restart")
+	f.put(op, "k", what)
 	f.settled()
 }
 
@@ -212,10 +218,7 @@ func TestANodeThatDiesWhileASnapshotIsInstalledGoesOn(t *testing.T) {
 			away.up()
 			f.put("on", "k", "after the restart")
 			f.settled()
-			away.down()
-			away.up()
-			f.put("again", "k", "after another")
-			f.settled()
+			f.restarts(away, "again", "after another")
 		})
 	}
 }
