@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"wispgate/aaa"
 	"wispgate/aaa/acct"
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 )
 
 // slowLog takes so long for a commit, and arrive is what comes to the journal meanwhile.
@@ -67,7 +67,7 @@ func start(n int) []byte { return accounting("hill", nas1, acct.Start, fmt.Sprin
 
 func TestTheDrainerLetsABurstPass(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j, n := newMemory(), 0
 		more := func(count int) {
 			for range count {
@@ -100,7 +100,7 @@ func TestTheDrainerLetsABurstPass(t *testing.T) {
 
 func TestTheDrainerGathersAndDoesNotRestWithoutNeed(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemory()
 		const took = 10 * time.Millisecond
 		x := &slowLog{took: took, arrive: func() {}}
@@ -126,7 +126,7 @@ func TestTheDrainerGathersAndDoesNotRestWithoutNeed(t *testing.T) {
 
 func TestTheDrainerWaitsForTheClusterAndLosesNothing(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemory()
 		began := time.Now()
 		x := &slowLog{took: time.Millisecond, away: began.Add(time.Hour), arrive: func() {}}

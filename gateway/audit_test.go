@@ -4,8 +4,9 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"wispgate/edge/edgetest/bubble"
 
 	"pgregory.net/rapid"
 )
@@ -23,7 +24,7 @@ func TestTimesInLinesAreWrittenAsTheirLayoutSays(t *testing.T) {
 
 func TestASharedLimitGivesEveryoneTheirTime(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		base, cancel := context.WithCancel(t.Context())
 		l := sharedLimit{limit: 4 * time.Second}
 		first := l.at(base, time.Now())

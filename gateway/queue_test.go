@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 )
 
 func TestAQuietTenantIsServedBesideAFlood(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		q := newFairQueue(QueueConfig{Reading: 2, Waiting: 64, Wait: 500 * time.Millisecond})
 		c := classes[edge.Read]
 		const work = 10 * time.Millisecond
@@ -65,7 +66,7 @@ func TestAQuietTenantIsServedBesideAFlood(t *testing.T) {
 
 func TestAWaitHasAnEnd(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		q := newFairQueue(QueueConfig{Writing: 1, Wait: 500 * time.Millisecond})
 		c := classes[edge.Write]
 		if e := q.enter("a", &c); e != nil {
@@ -88,7 +89,7 @@ func TestAWaitHasAnEnd(t *testing.T) {
 
 func TestReportsGiveWayFirst(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		q := newFairQueue(QueueConfig{Reading: 1, Waiting: 8, Total: 8, Wait: time.Second})
 		read, report := classes[edge.Read], classes[edge.Report]
 		if e := q.enter("a", &read); e != nil {

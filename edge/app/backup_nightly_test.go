@@ -13,6 +13,7 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/config"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/obs"
 )
 
@@ -50,7 +51,7 @@ func (n *nightly) during(t *testing.T, d time.Duration) {
 
 func TestABackupIsMadeEveryNightAtItsTimeAndTheOldOnesGo(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := night(t, config.Backup{Keep: 3})
 		for _, name := range []string{"north-a-b-19990101T000000Z.wgb", "north-a-notes.wgb", "other.txt"} { // another node's, and nobody's
 			if err := os.WriteFile(filepath.Join(n.dir, name), nil, 0o600); err != nil {
@@ -78,7 +79,7 @@ func TestABackupIsMadeEveryNightAtItsTimeAndTheOldOnesGo(t *testing.T) {
 
 func TestAMissedNightIsMadeUpForAndTheFirstComesAtOnce(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := night(t, config.Backup{Keep: 7})
 		n.during(t, 2*time.Minute)
 		if got := ownBackups(n.dir, n.prefix); len(got) != 1 {
@@ -102,7 +103,7 @@ func TestAMissedNightIsMadeUpForAndTheFirstComesAtOnce(t *testing.T) {
 
 func TestWhatFailsIsCountedAndTriedAgain(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		n := night(t, config.Backup{Keep: 7})
 		good, full, broken := n.write, true, true
 		n.room = func() bool { return !full }

@@ -48,6 +48,7 @@ var layers = []layer{
 	{"inventory/...", []string{"edge", "inventory/..."}, nil},
 	{"gateway/authn", []string{"edge", "gateway/..."}, []string{"github.com/golang-jwt/jwt/v5"}},
 	{"gateway/...", []string{"edge", "gateway/..."}, []string{"github.com/gofiber/fiber/v2/...", "github.com/valyala/fasthttp/..."}},
+	{"edge/edgetest/bubble", nil, nil},
 	{"edge/edgetest/peers", nil, nil},
 	{"edge/edgetest", []string{"edge", "edge/store", "edge/exec", "edge/journal", "edge/vault", "sync/cluster"}, nil},
 	{"edge/app/...", []string{"..."}, nil},

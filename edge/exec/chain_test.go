@@ -14,6 +14,7 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/exec"
 )
 
@@ -219,7 +220,7 @@ func TestRoundsOnTheirWayAreEachAppliedOnceAndInOrder(t *testing.T) {
 	}
 	most, terms, fenced := 0, 0, 0
 	for seed := range uint64(courses) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			r := course(t, rand.New(rand.NewPCG(seed, 1)))
 			most, terms, fenced = max(most, r.most), terms+r.terms, fenced+r.fenced
 		})
@@ -234,7 +235,7 @@ func TestRoundsOnTheirWayAreEachAppliedOnceAndInOrder(t *testing.T) {
 
 // TestAStoppingNodeAnswersEverybody: who is on the way, who waits behind, and who comes too late.
 func TestAStoppingNodeAnswersEverybody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		r := &road{term: 3}
 		h := edgetest.OnLog(t, func(h *edgetest.Harness) exec.Log { r.Harness = h; r.index = h.Machine.AppliedIndex(); return r }, edgetest.Modules(scrollModule()))
 		c := &rolls{t: t, road: r, done: map[string]int{}}

@@ -10,13 +10,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/exec"
 )
 
@@ -595,7 +595,7 @@ func TestAnUntrustedClockForgetsNoAnswers(t *testing.T) {
 		"untrusted": {[]edgetest.Option{edgetest.NoTimer()}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				h := edgetest.NodeWith(t, append(tc.options, edgetest.Modules(module()))...)
 				ask := func() error {
 					_, _, err := edgetest.Try[box](h, acme, edge.Request{Key: "k"}, makeBox.Name, newBox{Label: "a"})

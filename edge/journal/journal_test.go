@@ -9,12 +9,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/edgetest/peers"
 )
 
@@ -280,7 +280,7 @@ func TestManyWritersLoseNothing(t *testing.T) {
 
 func TestTheWindowGathersMoreUnderOneFlush(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		opt := simOptions(newSimDisk())
 		opt.Window = 50 * time.Millisecond
 		j, err := Open(opt)

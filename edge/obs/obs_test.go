@@ -21,6 +21,7 @@ import (
 
 	"go.uber.org/goleak"
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -196,7 +197,7 @@ func TestNamesAgainstTheRulesPanic(t *testing.T) {
 
 func TestWorkersAreStartedAgainAfterAPause(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var restarts []time.Duration
 		begin := time.Now()
 		g := NewGroup(t.Context(), slog.New(slog.DiscardHandler), time.Now, func(name string) {

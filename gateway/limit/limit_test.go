@@ -7,12 +7,12 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"pgregory.net/rapid"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 )
 
 var epoch = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
@@ -353,7 +353,7 @@ func TestEvictionUnderConcurrencyLosesNoCharge(t *testing.T) {
 
 func TestRetryAfterIsTrueOnTheRealClock(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		l := New(Config{Client: Rate{7, time.Minute}}, time.Now())
 		s := Subject{Client: "c"}
 		for range 100 {

@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"wispgate/edge/edgetest/bubble"
 )
 
 // TestAnHourOfAWANCluster runs three nodes with the WAN profile, all of them from TLS to the store, in a bubble of time of its own: an hour
 // passes in seconds. A node that was cut off does not depose anybody when it returns, leadership moves when its holder is cut off, and
 // fails over within the time promised.
 func TestAnHourOfAWANCluster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		f := &flock{t: t, dir: t.TempDir(), wires: newWires(), clock: time.Now, patience: 10 * time.Minute, birds: map[string]*bird{}, conf: func(c *Config) {
 			c.Timeouts, c.Pace = Timeouts{}, Pace{}
 			c.Peers, _ = Profile("wan")

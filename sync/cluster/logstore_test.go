@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"wispgate/edge/edgetest/bubble"
+
 	"github.com/hashicorp/raft"
 )
 
@@ -57,7 +59,7 @@ func TestALargeAppendGoesToTheLogInPieces(t *testing.T) {
 // A follower takes entries no faster than it applies them, so that what waits for the state machine stays small. It waits no longer than a
 // moment: with a state machine that stands still the log goes on.
 func TestTheLogWaitsForTheStateMachine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var wal appends
 		l := &logStore{walStore: &wal, timeout: time.Minute, unfit: func(err error) { t.Error(err) }}
 		read := func(from, to uint64) {

@@ -2,8 +2,9 @@ package cluster
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"wispgate/edge/edgetest/bubble"
 )
 
 // A commit needs a majority, so the member that asked may be the one that has not got the entry yet when it is told.
@@ -21,7 +22,7 @@ func TestAMemberThatDoesNotHoldTheEntryYetIsToldAgain(t *testing.T) {
 		"the node stops": {quitAfter: 2 * time.Millisecond, calls: 2, least: 2 * time.Millisecond, most: 2 * time.Millisecond},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				quit := make(chan struct{})
 				if c.quitAfter > 0 {
 					time.AfterFunc(c.quitAfter, func() { close(quit) })

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/sync/wire"
 )
 
@@ -212,7 +213,7 @@ func sleep(d time.Duration) {
 }
 
 func TestRangesAreContiguousAndAcknowledgedOnesForgotten(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(40)
 		st.skip = 3
 		u, b := start(t, st, nil)
@@ -246,7 +247,7 @@ func TestRangesAreContiguousAndAcknowledgedOnesForgotten(t *testing.T) {
 }
 
 func TestUnacknowledgedBatchesAreSentAgainEverMoreSlowly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(1), nil)
 		sleep(10 * time.Minute)
 		got := b.conn.take(wire.Events)
@@ -268,7 +269,7 @@ func TestUnacknowledgedBatchesAreSentAgainEverMoreSlowly(t *testing.T) {
 }
 
 func TestWindowBoundsWhatIsUnderWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(10_000), func(c *Config) { c.Window = 4 })
 		first := b.conn.take(wire.Events)
 		if len(first) != 4 {
@@ -282,7 +283,7 @@ func TestWindowBoundsWhatIsUnderWay(t *testing.T) {
 }
 
 func TestNackSendsTheWindowAgainAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(20), nil)
 		first := b.conn.take(wire.Events)
 		b.conn.tell(wire.Nacks, wire.Nack{Incarnation: "i1", After: first[1].head.Upto})
@@ -297,7 +298,7 @@ func TestNackSendsTheWindowAgainAtOnce(t *testing.T) {
 }
 
 func TestRelayRestoredFromABackupGetsWhatIsStillHere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(30)
 		st.marks.Base, st.marks.Acked = 5, 20
 		_, b := start(t, st, nil)
@@ -313,7 +314,7 @@ func TestRelayRestoredFromABackupGetsWhatIsStillHere(t *testing.T) {
 }
 
 func TestAnotherPublisherOfTheStreamIsOvertaken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(500)
 		_, b := start(t, st, func(c *Config) { c.Window = 2 })
 		b.conn.take(wire.Events)
@@ -326,7 +327,7 @@ func TestAnotherPublisherOfTheStreamIsOvertaken(t *testing.T) {
 }
 
 func TestRetainedAckSavesSendingTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(100)
 		_, b := start(t, st, func(c *Config) { c.AckWait = time.Minute })
 		b.conn.tell(wire.Acks, wire.Ack{Incarnation: "older", Upto: 90, Session: "r0"})
@@ -341,7 +342,7 @@ func TestRetainedAckSavesSendingTwice(t *testing.T) {
 }
 
 func TestHistoryThatWasRolledBackIsNotSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(10)
 		u, b := start(t, st, func(c *Config) { c.AckWait = time.Minute })
 		b.conn.ack(11)
@@ -356,7 +357,7 @@ func TestHistoryThatWasRolledBackIsNotSent(t *testing.T) {
 }
 
 func TestNewRelaySessionGetsTheWindowAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(20), nil)
 		first := b.conn.take(wire.Events)
 		b.conn.ack(first[0].head.Upto)
@@ -369,7 +370,7 @@ func TestNewRelaySessionGetsTheWindowAgain(t *testing.T) {
 }
 
 func TestIdleStreamMovesItsMarkWithAnEmptyBatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(0)
 		st.skip = 1 // no events at all
 		_, b := start(t, st, nil)
@@ -387,7 +388,7 @@ func TestIdleStreamMovesItsMarkWithAnEmptyBatch(t *testing.T) {
 }
 
 func TestBirthDeathAndAnothersDeath(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		u, b := start(t, newStream(3), nil)
 		c := b.conn
 		birth := c.take(wire.Status)
@@ -424,7 +425,7 @@ func TestBirthDeathAndAnothersDeath(t *testing.T) {
 }
 
 func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		u, b := start(t, newStream(10), nil)
 		b.conn.take(wire.Events)
 		b.setRefuse(errors.New("no route"))
@@ -445,7 +446,7 @@ func TestConnectionIsMadeAgainWithPausesThatGrow(t *testing.T) {
 }
 
 func TestReadErrorsShowAndHeal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		st := newStream(10)
 		st.fail = errors.New("disk")
 		u, b := start(t, st, nil)
@@ -463,7 +464,7 @@ func TestReadErrorsShowAndHeal(t *testing.T) {
 }
 
 func TestRateBoundsCatchingUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, b := start(t, newStream(2_000), func(c *Config) { c.BytesPerSecond, c.Window, c.WindowBytes = 1000, 1000, 1<<20 })
 		sleep(9 * time.Second)
 		size := 0
@@ -478,7 +479,7 @@ func TestRateBoundsCatchingUp(t *testing.T) {
 
 // The time for stopping is one for all that stops: the uplink comes to its turn when others have spent it.
 func TestSessionsThatHaveEndedAreStopped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		u, _ := start(t, newStream(0), nil)
 		if err := u.Stop(t.Context()); err != nil {
 			t.Fatal(err)
