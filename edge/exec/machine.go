@@ -57,7 +57,8 @@ type Machine struct {
 	base      *pin
 	fresh     *tree
 	at        position // of base + fresh
-	pending   load     // what the next flush will write
+	pending   load     // what is not in the store yet
+	taken     load     // what of that a flush writes at this moment
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
@@ -71,7 +72,8 @@ type Machine struct {
 
 	stopOnce sync.Once
 	stop     chan struct{}
-	dirty    chan struct{}
+	dirty    chan struct{} // something waits for the store
+	much     chan struct{} // half a transaction waits
 	done     chan struct{}
 }
 
@@ -88,7 +90,7 @@ type load struct{ ops, octets int }
 func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
 	m := &Machine{
 		store: s, log: opts.Logger, every: opts.FlushEvery,
-		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), done: make(chan struct{}),
+		failed: make(chan struct{}), stop: make(chan struct{}), dirty: make(chan struct{}, 1), much: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
@@ -219,16 +221,20 @@ func cost(ops []Op) int {
 
 func (m *Machine) publish(at position, ops []Op) {
 	m.mu.Lock()
-	root := m.fresh
-	for i := range ops {
-		root = root.with(ops[i], at.version)
-	}
-	m.fresh, m.at = root, at
+	m.fresh, m.at = m.fresh.with(ops, at.version), at
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
+	much := m.pending.ops-m.taken.ops > flushOps/2 || m.pending.octets-m.taken.octets > flushOctets/2
 	m.mu.Unlock()
+	signal(m.dirty)
+	if much {
+		signal(m.much)
+	}
+}
+
+func signal(to chan<- struct{}) {
 	select {
-	case m.dirty <- struct{}{}:
+	case to <- struct{}{}:
 	default:
 	}
 }

@@ -20,13 +20,20 @@ func (m *Machine) Flush() error {
 	m.mu.Lock()
 	root, at, since := m.fresh, m.at, m.durable
 	taken := m.pending
-	m.mu.Unlock()
 	if at == since {
+		m.mu.Unlock()
 		return nil
+	}
+	m.taken = taken
+	m.mu.Unlock()
+	select {
+	case <-m.much: // it is taken
+	default:
 	}
 	err := m.store.CommitReserved(flushBatch(root, at, since))
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.taken = load{}
 	if err != nil {
 		return err
 	}
@@ -94,23 +101,18 @@ func (m *Machine) flusher() {
 		wait := time.NewTimer(m.every)
 		select {
 		case <-wait.C:
+		case <-m.much:
+			wait.Stop()
 		case <-m.stop:
 			wait.Stop()
 			return
 		}
 		if err := m.Flush(); isDiskLow(err) {
-			m.again()
+			signal(m.dirty)
 		} else if err != nil {
 			m.fail(err)
 			return
 		}
-	}
-}
-
-func (m *Machine) again() {
-	select {
-	case m.dirty <- struct{}{}:
-	default:
 	}
 }
 

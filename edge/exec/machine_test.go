@@ -2,9 +2,11 @@ package exec
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -448,5 +450,38 @@ func TestASeededStateBeginsAnotherHistory(t *testing.T) {
 	}
 	if to.Version() != 51 || to.DurableIndex() != 2 || to.LastTime() != from.LastTime() {
 		t.Errorf("after an amendment: version %d, durable index %d, time %v", to.Version(), to.DurableIndex(), to.LastTime())
+	}
+}
+
+// Half of what one transaction takes does not wait for the period, and applying does not wait for it.
+func TestHalfATransactionGoesToTheStoreAtOnce(t *testing.T) {
+	t.Parallel()
+	for name, quarter := range map[string][]Op{
+		"octets": {put("a", strings.Repeat("x", flushOctets/4))},
+		"ops": slices.Collect(func(yield func(Op) bool) {
+			for i := 0; i <= flushOps/4 && yield(put(fmt.Sprint("k", i), "v")); i++ {
+			}
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, m := rig(t, never)
+			for i := range uint64(2) {
+				if got := m.DurableIndex(); got != 0 {
+					t.Fatalf("index %d is in the store before half a transaction waits", got)
+				}
+				if err := m.ApplyBatch([]LogEntry{entryAt(i+1, i, 10, quarter...)})[0]; err != nil {
+					t.Fatal(err)
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			for m.DurableIndex() < 2 {
+				if ctx.Err() != nil {
+					t.Fatal("half a transaction waits for the period")
+				}
+				runtime.Gosched()
+			}
+		})
 	}
 }

@@ -84,8 +84,8 @@ func (p *patch) with(ops []Op) *patch {
 	if p != nil {
 		*n = *p
 	}
+	n.mem = n.mem.with(ops, 0)
 	for i := range ops {
-		n.mem = n.mem.with(ops[i], 0)
 		n.size += ops[i].Cost()
 	}
 	return n
