@@ -103,6 +103,8 @@ type Exec struct {
 	queue   chan *waiter
 	pending pendings
 
+	forwarder forwarder
+
 	seriesMu sync.Mutex // one number of a node-owned series at a time
 
 	mu       sync.Mutex
@@ -169,6 +171,7 @@ func New(cfg Config) (*Exec, error) {
 	}
 	x.version = cfg.Machine.Version()
 	x.pending.init()
+	x.forwarder.init()
 	cfg.Machine.OnApply(x.onApply)
 	cfg.Machine.OnRestore(x.onRestore)
 	return x, nil
@@ -202,6 +205,7 @@ func (x *Exec) Start(ctx context.Context, log Log) {
 	x.log = log
 	ctx, x.cancel = context.WithCancel(ctx)
 	x.wg.Go(func() { x.rounds(ctx) })
+	x.wg.Go(func() { x.forwards(ctx) })
 	x.wg.Go(func() { x.dueLoop(ctx) })
 	x.wg.Go(func() { x.janitor(ctx) })
 	if x.cfg.Queue != nil {

@@ -38,6 +38,13 @@ const (
 	formerForwarded = 64
 )
 
+func (x *Exec) forwardMost() int {
+	if x.Level() < ChainLevel {
+		return formerForwarded
+	}
+	return maxForwarded
+}
+
 // send brings a prepared intent to where it is evaluated and has its waiter finished. It returns within ctx, the patience.
 func (x *Exec) send(ctx context.Context, w *waiter) error {
 	if x.log == nil {
@@ -104,18 +111,6 @@ func pauseFor(ctx context.Context, d time.Duration) bool {
 	case <-ctx.Done():
 		return false
 	}
-}
-
-// forward asks the leader to evaluate one intent.
-func (x *Exec) forward(ctx context.Context, in *Intent) (edge.Reply, error) {
-	answers, err := x.submit(ctx, []*Intent{in})
-	if err != nil {
-		return edge.Reply{}, err
-	}
-	if e := answers[0].Error; e != nil {
-		return edge.Reply{}, e
-	}
-	return *answers[0].Reply, nil
 }
 
 // submit has the leader evaluate intents: this node, where it leads.
