@@ -26,10 +26,12 @@ const (
 	drainOctets  = 384 << 10              // of intents in one request
 	drainPage    = 256                    // records of the queue that are read at once
 	drainWithin  = 10 * time.Second       // for one request and its effects to arrive here
+	drainPace    = time.Millisecond       // for each intent, at least: what is gained by more haste is taken from RADIUS on every node
+	drainLeast   = 64                     // intents in a request that keeps the pace; more where a request takes longer
 	retryLeast   = 100 * time.Millisecond
 	retryMost    = 5 * time.Second
-	rebuildSmall = 256              // so few intents are evaluated anew whenever something moved
-	rebuildEach  = time.Millisecond // more of them at most so often for each: about ten times what evaluating one takes
+	rebuildSmall = 256                  // so few intents are evaluated anew whenever something moved
+	rebuildEach  = 2 * time.Millisecond // more of them at most so often for each: all rebuilds of a drain together then evaluate half of the queue
 )
 
 // rebaser is the loop's own memory.
@@ -37,6 +39,7 @@ type rebaser struct {
 	*Exec
 	lost, found int // looks in a row without and with a leader; follow's
 	retry       time.Duration
+	request     time.Duration    // that the last request took
 	hold        <-chan time.Time // no attempt to hand intents over before it fires; nil: none to wait for
 	broken      error            // why the queue cannot be read
 	queue       string           // name of the queue
@@ -44,11 +47,11 @@ type rebaser struct {
 	after       uint64           // that mark, or what was handed over since
 	coming      uint64           // version that holds all that was handed over
 
-	base    uint64        // version the overlay was rebuilt on
-	settled uint64        // place up to which it then was
-	rested  time.Duration // since the last rebuild
-	litter  bool          // earlier overlays may have left effects in the store
-	swept   []byte        // up to here they are gone
+	base    uint64    // version the overlay was rebuilt on
+	settled uint64    // place up to which it then was
+	rebuilt time.Time // when that was
+	litter  bool      // earlier overlays may have left effects in the store
+	swept   []byte    // up to here they are gone
 }
 
 // takeUpQueue looks at what the queue holds, before anything else may pass it.
@@ -78,7 +81,6 @@ func (r *rebaser) run(ctx context.Context) {
 		}
 		select {
 		case <-tick.C:
-			r.rested += r.lookEvery()
 		case <-r.hold:
 			r.hold = nil
 		case <-r.pending.kick:
@@ -286,7 +288,9 @@ func (r *rebaser) drain(ctx context.Context) (busy bool) {
 	if r.hold != nil || r.pending.idle() || r.pending.cut.Load() || !r.log.Contact() {
 		return false
 	}
+	begin := r.cfg.Now()
 	n, err := r.handOver(ctx)
+	r.request = r.cfg.Now().Sub(begin)
 	if err != nil {
 		r.retry = min(max(2*r.retry, retryLeast), retryMost)
 		r.hold = time.After(r.retry)
@@ -299,6 +303,10 @@ func (r *rebaser) drain(ctx context.Context) (busy bool) {
 	if n > 0 {
 		r.retry = 0
 		r.pending.failing.Store(nil)
+	}
+	if rest := time.Duration(n)*drainPace - max(r.request, 0); rest > 0 {
+		r.hold = time.After(rest)
+		return false
 	}
 	return n > 0 && !r.pending.idle()
 }
@@ -393,14 +401,10 @@ func (x *Exec) holds(mark settled) (same bool, err error) {
 	return same, err
 }
 
-// page reads the next intents to hand over, as many as one request holds.
+// page reads the next intents to hand over: as many as keep the pace, and one request holds.
 func (r *rebaser) page() (intents []*Intent, err error) {
-	size, after := 0, r.after
-	first, most := max(r.taken(), r.after)+1, maxForwarded
-	if r.Level() < ChainLevel {
-		most = formerForwarded
-	}
-	err = r.read(first, most, func(in *Intent, seq uint64) error {
+	size, after, most := 0, r.after, max(int(r.request/drainPace), drainLeast)
+	err = r.read(max(r.taken(), r.after)+1, min(most, r.forwardMost()), func(in *Intent, seq uint64) error {
 		if size += in.size(); size > drainOctets && len(intents) > 0 {
 			return errEnough
 		}
@@ -481,7 +485,6 @@ func (r *rebaser) settle(ctx context.Context) {
 // refresh keeps the overlay in step with the state and the queue.
 func (r *rebaser) refresh(ctx context.Context) {
 	if r.outdated() {
-		r.rested = 0
 		if err := r.rebuild(ctx); err != nil && ctx.Err() == nil {
 			r.cfg.Logger.Error("the overlay of pending writes could not be rebuilt, trying again", "error", err)
 		}
@@ -496,7 +499,7 @@ func (r *rebaser) refresh(ctx context.Context) {
 }
 
 // outdated reports whether the overlay is to be rebuilt now. One of which nothing waits any more, or that holds what the queue does not,
-// is at once; a long one rests, until as much was handed over as is left, so that all rebuilds of a drain together cost about two.
+// is at once; a long one rests.
 func (r *rebaser) outdated() bool {
 	p := &r.pending
 	p.mu.Lock()
@@ -508,7 +511,7 @@ func (r *rebaser) outdated() bool {
 	case p.patch == nil || r.cfg.Machine.Version() == r.base && p.taken == r.settled:
 		return false
 	}
-	return waiting <= rebuildSmall || p.taken-r.settled >= uint64(waiting) || r.rested >= time.Duration(waiting)*rebuildEach
+	return waiting <= rebuildSmall || r.cfg.Now().Sub(r.rebuilt) >= time.Duration(waiting)*rebuildEach
 }
 
 // rebuild evaluates what is left of the queue on the present state and makes that the overlay. The last few intents are evaluated with
@@ -546,7 +549,7 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 	p.doubt.Store(false)
 	p.oldest.Store(b.oldest)
 	p.look.Store(p.patch)
-	r.base, r.settled = version, from-1
+	r.base, r.settled, r.rebuilt = version, from-1, r.cfg.Now()
 	r.litter = r.litter || was != nil && was.deep != nil || b.patch == nil
 	return r.retell(was, p.patch)
 }

@@ -9,6 +9,7 @@ import (
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/exec"
 )
 
@@ -333,4 +334,22 @@ func TestANodeThatTheClusterHasRemovedAcceptsNothing(t *testing.T) {
 	}
 	removed.Store(false)
 	tower.HealAndDrain()
+}
+
+// A queue is handed over at a pace that leaves the processor to others.
+func TestAHandOverKeepsItsPace(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		c, _, tower := pair(t)
+		tower.CutAndNotice()
+		const writes = 300
+		for i := range writes {
+			edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprint("b", i)})
+		}
+		begin := time.Now() // of the bubble
+		tower.HealAndDrain()
+		if took := time.Since(begin); took < 200*time.Millisecond {
+			t.Errorf("%d writes were handed over in %s, want a millisecond for each of nearly all", writes, took)
+		}
+		c.Agree()
+	})
 }

@@ -83,7 +83,7 @@ func (x *Exec) onApply(version uint64, ops []Op) {
 	x.advance(version)
 }
 
-// unhidden drops what the overlay writes, too.
+// unhidden drops what the overlay writes, too, and what no watch is told of.
 func (x *Exec) unhidden(ops []Op) []Op {
 	st := x.lookLocked()
 	defer st.Close()
@@ -91,6 +91,9 @@ func (x *Exec) unhidden(ops []Op) []Op {
 	for _, op := range ops {
 		if !st.usable() {
 			return ops
+		}
+		if !x.watched(op.Key) {
+			continue
 		}
 		if _, hidden, err := st.pending.get(st.base.sn, op.Key); err != nil || !hidden {
 			kept = append(kept, op)
