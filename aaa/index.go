@@ -255,16 +255,24 @@ func (ix *Index) Reopen() {
 // publishRouters makes the list of routers anew. One whose secret does not open is left out: it cannot be answered.
 func (ix *Index) publishRouters() {
 	list := make([]*radiusd.NAS, 0, len(ix.nas))
+	keyless := map[string]int{} // routers of tenants whose key is still to come
 	for key, p := range ix.nas {
 		if p.rec == nil || p.secret == nil || p.rec.Status == NASStatusDisabled {
 			continue
 		}
 		n, err := p.router(ix.vault, key.tenant)
+		if e, ok := edge.AsError(err); ok && e.Code == "vault_key_missing" {
+			keyless[key.tenant]++
+			continue
+		}
 		if err != nil {
 			ix.log.Error("secret of a router does not open", "tenant", key.tenant, "nas", key.id, "error", err)
 			continue
 		}
 		list = append(list, n)
+	}
+	for tenant, n := range keyless {
+		ix.log.Warn("routers of a tenant get no answers until its key has come from the cluster", "tenant", tenant, "routers", n)
 	}
 	slices.SortFunc(list, func(a, b *radiusd.NAS) int { return strings.Compare(a.Tenant+a.ID, b.Tenant+b.ID) })
 	ix.routers = list

@@ -264,3 +264,27 @@ func FuzzLogin(f *testing.F) {
 		}
 	})
 }
+
+// keylessVault is a node's that has no tenant's key yet.
+type keylessVault struct{ plainVault }
+
+func (keylessVault) Unseal(_, _, _, _ string) ([]byte, error) {
+	return nil, &edge.Error{Kind: edge.Unavailable, Code: "vault_key_missing"}
+}
+
+// A node that joins takes the routers before their tenant's key: that is said once, not as a fault of each router.
+func TestRoutersThatWaitForTheirTenantsKeyAreSaidOnce(t *testing.T) {
+	t.Parallel()
+	var said strings.Builder
+	ix := NewIndex(keylessVault{}, nil, slog.New(slog.NewTextHandler(&said, nil)))
+	var changes []edge.Change
+	for i := range 3 {
+		n := NAS{Meta: edge.Meta{ID: number("nas", i)}, Addresses: []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, byte(i)})}, Vendor: MikroTik}
+		s := NASSecret{Meta: edge.Meta{ID: number("nsx", i)}, Primary: "sealed:secret"}
+		changes = append(changes, change(t, nasTable.Name, n.ID, n), change(t, nasSecrets.Name, s.ID, s))
+	}
+	ix.apply(true, 1, changes)
+	if got := said.String(); strings.Count(got, "\n") != 1 || !strings.Contains(got, "level=WARN") || !strings.Contains(got, "routers=3") {
+		t.Errorf("got %q, want one warning that counts three routers", got)
+	}
+}
