@@ -58,7 +58,7 @@ type Machine struct {
 	fresh     *tree
 	at        position // of base + fresh
 	pending   load     // what is not in the store yet
-	taken     load     // what of that a flush writes at this moment
+	part      *part    // what of that a flush has taken; guarded by flushMu for writing
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
@@ -85,6 +85,14 @@ type position struct {
 }
 
 type load struct{ ops, octets int }
+
+// part is what one flush writes, as it was when the flush began. One that fails is tried again as it was: together with what came since it
+// would not be one transaction.
+type part struct {
+	root *tree
+	at   position
+	load load
+}
 
 // NewMachine opens the machine at the state that s holds.
 func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
@@ -200,10 +208,11 @@ func (m *Machine) apply(le *LogEntry) error {
 	return nil
 }
 
-// room makes sure that what waits for the store, with ops added, is still one transaction.
+// room makes sure that what the next flush takes, with ops added, is still one transaction.
 func (m *Machine) room(ops []Op) error {
 	m.mu.RLock()
-	full := m.pending.ops+len(ops) > flushOps || m.pending.octets+cost(ops) > flushOctets
+	waits := m.waitsLocked()
+	full := waits.ops+len(ops) > flushOps || waits.octets+cost(ops) > flushOctets
 	m.mu.RUnlock()
 	if full {
 		return m.flushOrWait()
@@ -224,12 +233,21 @@ func (m *Machine) publish(at position, ops []Op) {
 	m.fresh, m.at = m.fresh.with(ops, at.version), at
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
-	much := m.pending.ops-m.taken.ops > flushOps/2 || m.pending.octets-m.taken.octets > flushOctets/2
+	waits := m.waitsLocked()
+	much := waits.ops > flushOps/2 || waits.octets > flushOctets/2
 	m.mu.Unlock()
 	signal(m.dirty)
 	if much {
 		signal(m.much)
 	}
+}
+
+// waitsLocked is what no flush has taken yet.
+func (m *Machine) waitsLocked() load {
+	if m.part == nil {
+		return m.pending
+	}
+	return load{m.pending.ops - m.part.load.ops, m.pending.octets - m.part.load.octets}
 }
 
 func signal(to chan<- struct{}) {

@@ -13,45 +13,52 @@ const (
 	flushOctets   = store.MaxBatchBytes - 4<<10
 )
 
-// Flush moves everything applied so far to the store: one synced transaction that carries the effects, the version and the log index.
+// Flush moves everything applied so far to the store: a synced transaction that carries the effects, the version and the log index, and where
+// another flush had begun, two.
 func (m *Machine) Flush() error {
 	m.flushMu.Lock()
 	defer m.flushMu.Unlock()
-	m.mu.Lock()
-	root, at, since := m.fresh, m.at, m.durable
-	taken := m.pending
-	if at == since {
-		m.mu.Unlock()
-		return nil
+	goal := m.position()
+	for m.DurableIndex() < goal.index {
+		p := m.take()
+		if err := m.store.CommitReserved(p.batch(m.durable)); err != nil {
+			return err
+		}
+		m.flushed(p)
 	}
-	m.taken = taken
-	m.mu.Unlock()
-	select {
-	case <-m.much: // it is taken
-	default:
-	}
-	err := m.store.CommitReserved(flushBatch(root, at, since))
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.taken = load{}
-	if err != nil {
-		return err
-	}
-	m.durable = at
-	m.pending.ops -= taken.ops // what came meanwhile still waits
-	m.pending.octets -= taken.octets
-	if m.fresh == root {
-		m.fresh = nil
-	} else {
-		m.fresh = m.fresh.after(at.version)
-	}
-	m.rebaseLocked()
 	return nil
 }
 
-func flushBatch(root *tree, at, since position) *store.Batch {
+// take begins a flush, or returns the one that failed.
+func (m *Machine) take() *part {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.part == nil {
+		m.part = &part{m.fresh, m.at, m.pending}
+		select {
+		case <-m.much: // it is taken
+		default:
+		}
+	}
+	return m.part
+}
+
+// flushed notes that a part is in the store.
+func (m *Machine) flushed(p *part) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.part = nil
+	m.durable = p.at
+	m.pending.ops -= p.load.ops // what came meanwhile still waits
+	m.pending.octets -= p.load.octets
+	m.fresh = m.fresh.after(p.at.version)
+	m.rebaseLocked()
+}
+
+// batch holds what a part has beyond what the store has.
+func (p *part) batch(since position) *store.Batch {
 	var b store.Batch
-	for it := root.seek(""); it.node != nil; it.next() {
+	for it := p.root.seek(""); it.node != nil; it.next() {
 		n := it.node
 		switch key := []byte(store.Replicated + n.key); {
 		case n.version <= since.version:
@@ -61,10 +68,10 @@ func flushBatch(root *tree, at, since position) *store.Batch {
 			b.Put(key, n.val)
 		}
 	}
-	if at.version != since.version {
-		putPair(&b, versionKey, at.version, uint64(at.time))
+	if p.at.version != since.version {
+		putPair(&b, versionKey, p.at.version, uint64(p.at.time))
 	}
-	putPair(&b, appliedKey, at.index, at.term)
+	putPair(&b, appliedKey, p.at.index, p.at.term)
 	return &b
 }
 

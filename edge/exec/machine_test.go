@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -483,5 +484,57 @@ func TestHalfATransactionGoesToTheStoreAtOnce(t *testing.T) {
 				runtime.Gosched()
 			}
 		})
+	}
+}
+
+// A flush that a full disk refused is tried again as it was: together with what came meanwhile it would be more than one transaction.
+func TestAFlushThatADiskRefusedTakesNoMoreTheNextTime(t *testing.T) {
+	t.Parallel()
+	var free atomic.Uint64
+	free.Store(900 << 20)
+	s, err := store.Open(store.Options{Dir: t.TempDir(), BallastBytes: -1, PollEvery: time.Millisecond, FreeSpace: func(string) (uint64, uint64, error) { return free.Load(), 1000 << 20, nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := newMachine(t, s, never)
+	index := uint64(0)
+	apply := func(octets int) {
+		t.Helper()
+		for range 4 {
+			e := entryAt(index+1, index, 10, put(fmt.Sprintf("k%03d", index), strings.Repeat("x", octets/4)))
+			if err := m.ApplyBatch([]LogEntry{e})[0]; err != nil {
+				t.Fatal(err)
+			}
+			index++
+		}
+	}
+	free.Store(1 << 20)
+	apply(flushOctets * 9 / 20) // less than half: only what is asked for is flushed
+	if err := m.Flush(); !isDiskLow(err) {
+		t.Fatalf("a flush to a full disk: got %v", err)
+	}
+	apply(flushOctets * 9 / 10)
+	if err := m.Flush(); !isDiskLow(err) {
+		t.Fatalf("a flush to a full disk: got %v", err)
+	}
+	free.Store(900 << 20)
+	for err = m.Flush(); isDiskLow(err); err = m.Flush() { // until the store has seen the room
+		runtime.Gosched()
+	}
+	if err != nil || m.DurableIndex() != index {
+		t.Fatalf("got %v, index %d of %d is in the store", err, m.DurableIndex(), index)
+	}
+	if err := errors.Join(m.Close(), s.Close()); err != nil {
+		t.Fatal(err)
+	}
+	s = openStore(t, s.Dir())
+	m = newMachine(t, s, never)
+	st := m.Snapshot()
+	if got := len(contents(t, st, "", "")); got != int(index) {
+		t.Errorf("%d of %d keys are there", got, index)
+	}
+	st.Close()
+	if err := errors.Join(m.Close(), s.Close()); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -99,7 +99,7 @@ func (m *Machine) takeUp() {
 		m.fail(err)
 		return
 	}
-	m.fresh, m.pending, m.at, m.durable = nil, load{}, at, at
+	m.fresh, m.pending, m.part, m.at, m.durable = nil, load{}, nil, at, at
 }
 
 // State is a consistent read of the replicated keyspace at exactly one version, with what this node's pending intents would change laid
