@@ -49,7 +49,7 @@ type rebaser struct {
 
 	base    uint64    // version the overlay was rebuilt on
 	settled uint64    // place up to which it then was
-	rebuilt time.Time // when that was
+	stood   time.Time // when it last was as the state and the queue are
 	litter  bool      // earlier overlays may have left effects in the store
 	swept   []byte    // up to here they are gone
 }
@@ -509,9 +509,10 @@ func (r *rebaser) outdated() bool {
 	case p.stale:
 		return true
 	case p.patch == nil || r.cfg.Machine.Version() == r.base && p.taken == r.settled:
+		r.stood = r.cfg.Now()
 		return false
 	}
-	return waiting <= rebuildSmall || r.cfg.Now().Sub(r.rebuilt) >= time.Duration(waiting)*rebuildEach
+	return waiting <= rebuildSmall || r.cfg.Now().Sub(r.stood) >= time.Duration(waiting)*rebuildEach
 }
 
 // rebuild evaluates what is left of the queue on the present state and makes that the overlay. The last few intents are evaluated with
@@ -549,7 +550,7 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 	p.doubt.Store(false)
 	p.oldest.Store(b.oldest)
 	p.look.Store(p.patch)
-	r.base, r.settled, r.rebuilt = version, from-1, r.cfg.Now()
+	r.base, r.settled, r.stood = version, from-1, r.cfg.Now()
 	r.litter = r.litter || was != nil && was.deep != nil || b.patch == nil
 	return r.retell(was, p.patch)
 }
