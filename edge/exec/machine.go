@@ -57,11 +57,11 @@ type Machine struct {
 	base      *pin
 	fresh     *tree
 	at        position // of base + fresh
-	pending   load     // what is not in the store yet
-	part      *part    // what of that a flush has taken; guarded by flushMu for writing
+	pending   load     // what the next flush will take
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
+	part    *part    // what a flush has taken and the store has not; guarded by flushMu
 
 	onApply   []func(version uint64, ops []Op)
 	onRestore []func(version uint64)
@@ -91,7 +91,6 @@ type load struct{ ops, octets int }
 type part struct {
 	root *tree
 	at   position
-	load load
 }
 
 // NewMachine opens the machine at the state that s holds.
@@ -211,8 +210,7 @@ func (m *Machine) apply(le *LogEntry) error {
 // room makes sure that what the next flush takes, with ops added, is still one transaction.
 func (m *Machine) room(ops []Op) error {
 	m.mu.RLock()
-	waits := m.waitsLocked()
-	full := waits.ops+len(ops) > flushOps || waits.octets+cost(ops) > flushOctets
+	full := m.pending.ops+len(ops) > flushOps || m.pending.octets+cost(ops) > flushOctets
 	m.mu.RUnlock()
 	if full {
 		return m.flushOrWait()
@@ -233,8 +231,7 @@ func (m *Machine) publish(at position, ops []Op) {
 	m.fresh, m.at = m.fresh.with(ops, at.version), at
 	m.pending.ops += len(ops)
 	m.pending.octets += cost(ops)
-	waits := m.waitsLocked()
-	much := waits.ops > flushOps/2 || waits.octets > flushOctets/2
+	much := m.pending.ops > flushOps/2 || m.pending.octets > flushOctets/2
 	m.mu.Unlock()
 	signal(m.dirty)
 	if much {
@@ -242,14 +239,7 @@ func (m *Machine) publish(at position, ops []Op) {
 	}
 }
 
-// waitsLocked is what no flush has taken yet.
-func (m *Machine) waitsLocked() load {
-	if m.part == nil {
-		return m.pending
-	}
-	return load{m.pending.ops - m.part.load.ops, m.pending.octets - m.part.load.octets}
-}
-
+// signal pokes whoever reads a channel with room for one, without waiting.
 func signal(to chan<- struct{}) {
 	select {
 	case to <- struct{}{}:

@@ -20,38 +20,35 @@ func (m *Machine) Flush() error {
 	defer m.flushMu.Unlock()
 	goal := m.position()
 	for m.DurableIndex() < goal.index {
-		p := m.take()
-		if err := m.store.CommitReserved(p.batch(m.durable)); err != nil {
+		if err := m.store.CommitReserved(m.take().batch(m.durable)); err != nil {
 			return err
 		}
-		m.flushed(p)
+		m.flushed()
 	}
 	return nil
 }
 
 // take begins a flush, or returns the one that failed.
 func (m *Machine) take() *part {
+	if m.part != nil {
+		return m.part
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.part == nil {
-		m.part = &part{m.fresh, m.at, m.pending}
-		select {
-		case <-m.much: // it is taken
-		default:
-		}
+	m.part, m.pending = &part{m.fresh, m.at}, load{}
+	select {
+	case <-m.much: // it is taken
+	default:
 	}
 	return m.part
 }
 
-// flushed notes that a part is in the store.
-func (m *Machine) flushed(p *part) {
+// flushed notes that the part is in the store.
+func (m *Machine) flushed() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.durable, m.fresh = m.part.at, m.fresh.after(m.part.at.version)
 	m.part = nil
-	m.durable = p.at
-	m.pending.ops -= p.load.ops // what came meanwhile still waits
-	m.pending.octets -= p.load.octets
-	m.fresh = m.fresh.after(p.at.version)
 	m.rebaseLocked()
 }
 

@@ -59,12 +59,7 @@ func (p *pendings) init() {
 // idle reports that nothing waits.
 func (p *pendings) idle() bool { return p.waiting.Load() == 0 }
 
-func (p *pendings) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
-}
+func (p *pendings) wake() { signal(p.kick) }
 
 // progress returns a channel that closes when the cluster has next taken something over.
 func (p *pendings) progress() <-chan struct{} {
