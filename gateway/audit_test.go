@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"wispgate/edge/edgetest/bubble"
-
 	"pgregory.net/rapid"
+
+	"wispgate/edge/edgetest/bubble"
 )
 
 func TestTimesInLinesAreWrittenAsTheirLayoutSays(t *testing.T) {

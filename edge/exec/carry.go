@@ -259,7 +259,7 @@ func (c *carrier) page() (list []*Intent, err error) {
 				return nil, err
 			}
 		}
-		if size += in.size(); size > drainOctets && len(list) > 0 {
+		if size += in.size(); size > forwardOctets && len(list) > 0 {
 			c.kept = in
 			break
 		}

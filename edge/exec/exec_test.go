@@ -180,6 +180,18 @@ func page(t *testing.T, h *edgetest.Harness, a edge.Actor, in listBoxes) edge.Pa
 	return edgetest.Ask[edge.Page[box]](t, h, a, listBox.Name, in)
 }
 
+// all reads a list to its end.
+func all[T any](list func(in edge.ListInput) edge.Page[T]) (records []T) {
+	in := edge.ListInput{Limit: 200}
+	for {
+		p := list(in)
+		records = append(records, p.Data...)
+		if in.Cursor = p.NextCursor; !p.HasMore {
+			return records
+		}
+	}
+}
+
 func TestAWriteIsReadBackWithItsMetaAndEvent(t *testing.T) {
 	t.Parallel()
 	h := edgetest.Node(t, module())

@@ -32,12 +32,14 @@ type outcome struct {
 	Error *edge.Error `json:"error,omitempty"`
 }
 
-// How many intents one request may hold; fewer where a member of before ChainLevel might lead.
+// What one request may hold.
 const (
-	maxForwarded    = 256
-	formerForwarded = 64
+	maxForwarded    = 256       // intents
+	formerForwarded = 64        // intents, where a member of before ChainLevel might lead
+	forwardOctets   = 384 << 10 // of intents, if they are several
 )
 
+// forwardMost is how many intents one request may hold at present.
 func (x *Exec) forwardMost() int {
 	if x.Level() < ChainLevel {
 		return formerForwarded

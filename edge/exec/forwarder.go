@@ -31,8 +31,8 @@ type arrival struct {
 	err error // there is no outcome
 }
 
-func (c *forwarder) init() {
-	c.queue, c.ended = make(chan *forwarded, forwardRoom), make(chan struct{})
+func (f *forwarder) init() {
+	f.queue, f.ended = make(chan *forwarded, forwardRoom), make(chan struct{})
 }
 
 // forward asks the leader to evaluate one intent.
@@ -87,7 +87,7 @@ func (x *Exec) gather(first *forwarded) (load []*forwarded, next *forwarded) {
 		select {
 		case <-c.gone: // and nothing was sent
 		default:
-			if size += c.in.size(); size > drainOctets && len(load) > 0 {
+			if size += c.in.size(); size > forwardOctets && len(load) > 0 {
 				return load, c
 			}
 			load = append(load, c)

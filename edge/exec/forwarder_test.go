@@ -69,7 +69,7 @@ func TestARequestTakesWhatWaits(t *testing.T) {
 	x, _ := follower(t, 0)
 	left := make(chan struct{})
 	close(left)
-	for _, c := range []*forwarded{toForward("b", 1, nil), toForward("left", 1, left), toForward("c", drainOctets, nil), toForward("d", 1, nil)} {
+	for _, c := range []*forwarded{toForward("b", 1, nil), toForward("left", 1, left), toForward("c", forwardOctets, nil), toForward("d", 1, nil)} {
 		x.forwarder.queue <- c
 	}
 	load, next := x.gather(toForward("a", 1, nil))

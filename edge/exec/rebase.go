@@ -23,7 +23,6 @@ const (
 	contactEvery = 250 * time.Millisecond // at most, between looks at whether there is a leader
 	contactLooks = 8                      // looks without a leader until the patience is over
 	contactFirm  = 2                      // looks with one that end the isolation: a failover must not flap it
-	drainOctets  = 384 << 10              // of intents in one request
 	drainPage    = 256                    // records of the queue that are read at once
 	drainWithin  = 10 * time.Second       // for one request and its effects to arrive here
 	drainPace    = time.Millisecond       // for each intent, at least: what is gained by more haste is taken from RADIUS on every node
@@ -290,7 +289,7 @@ func (r *rebaser) drain(ctx context.Context) (busy bool) {
 	}
 	begin := r.cfg.Now()
 	n, err := r.handOver(ctx)
-	r.request = r.cfg.Now().Sub(begin)
+	r.request = max(r.cfg.Now().Sub(begin), 0)
 	if err != nil {
 		r.retry = min(max(2*r.retry, retryLeast), retryMost)
 		r.hold = time.After(r.retry)
@@ -304,7 +303,7 @@ func (r *rebaser) drain(ctx context.Context) (busy bool) {
 		r.retry = 0
 		r.pending.failing.Store(nil)
 	}
-	if rest := time.Duration(n)*drainPace - max(r.request, 0); rest > 0 {
+	if rest := time.Duration(n)*drainPace - r.request; rest > 0 {
 		r.hold = time.After(rest)
 		return false
 	}
@@ -405,7 +404,7 @@ func (x *Exec) holds(mark settled) (same bool, err error) {
 func (r *rebaser) page() (intents []*Intent, err error) {
 	size, after, most := 0, r.after, max(int(r.request/drainPace), drainLeast)
 	err = r.read(max(r.taken(), r.after)+1, min(most, r.forwardMost()), func(in *Intent, seq uint64) error {
-		if size += in.size(); size > drainOctets && len(intents) > 0 {
+		if size += in.size(); size > forwardOctets && len(intents) > 0 {
 			return errEnough
 		}
 		o := r.origin()

@@ -50,17 +50,11 @@ func TestATowerThatWorksByItselfForLong(t *testing.T) {
 		}
 		c.Agree()
 		colors := map[string]string{}
-		for next := ""; ; {
-			p := page(t, tower.Harness, acme, listBoxes{ListInput: edge.ListInput{Limit: 200, Cursor: next}})
-			for _, b := range p.Data {
-				if _, twice := colors[b.Label]; twice {
-					t.Errorf("%s stands twice", b.Label)
-				}
-				colors[b.Label] = b.Color
+		for _, b := range all(func(in edge.ListInput) edge.Page[box] { return page(t, tower.Harness, acme, listBoxes{ListInput: in}) }) {
+			if _, twice := colors[b.Label]; twice {
+				t.Errorf("%s stands twice", b.Label)
 			}
-			if next = p.NextCursor; next == "" {
-				break
-			}
+			colors[b.Label] = b.Color
 		}
 		for i := range writes {
 			want := "blue"
@@ -71,14 +65,9 @@ func TestATowerThatWorksByItselfForLong(t *testing.T) {
 				t.Fatalf("%s is %q, want %q", label(i), got, want)
 			}
 		}
-		conflicts := 0
-		for next := ""; ; {
-			p := edgetest.Ask[edge.Page[exec.Conflict]](t, leader.Harness, acme, "sync.conflict.list", exec.ConflictList{ListInput: edge.ListInput{Limit: 200, Cursor: next}, Status: exec.ConflictOpen})
-			conflicts += len(p.Data)
-			if next = p.NextCursor; next == "" {
-				break
-			}
-		}
+		conflicts := len(all(func(in edge.ListInput) edge.Page[exec.Conflict] {
+			return edgetest.Ask[edge.Page[exec.Conflict]](t, leader.Harness, acme, "sync.conflict.list", exec.ConflictList{ListInput: in, Status: exec.ConflictOpen})
+		}))
 		if len(colors) != writes || conflicts != writes/collide {
 			t.Errorf("%d boxes and %d conflicts, want %d and %d", len(colors), conflicts, writes, writes/collide)
 		}

@@ -197,15 +197,9 @@ func TestALongQueueSpillsAndReadsTheSame(t *testing.T) {
 	}
 	check := func(m *edgetest.Member) {
 		t.Helper()
-		seen := 0
-		in := listBoxes{Color: "red", ListInput: edge.ListInput{Limit: 200}}
-		for {
-			p := page(t, m.Harness, acme, in)
-			seen += len(p.Data)
-			if in.Cursor = p.NextCursor; !p.HasMore {
-				break
-			}
-		}
+		seen := len(all(func(in edge.ListInput) edge.Page[box] {
+			return page(t, m.Harness, acme, listBoxes{Color: "red", ListInput: in})
+		}))
 		if seen != n/2 {
 			t.Errorf("%s has %d red boxes, want %d", m.Name, seen, n/2)
 		}
