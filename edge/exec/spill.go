@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,7 +171,7 @@ func (r *rebaser) sweep(before uint64) (done bool, err error) {
 			if string(k) >= limit {
 				return false, nil
 			}
-			b.Delete(k)
+			b.Delete(bytes.Clone(k))
 			r.swept = append(r.swept[:0], k...)
 			return b.Fits(1, maxSpilledKey), nil
 		})

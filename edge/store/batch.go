@@ -9,7 +9,8 @@ const (
 	opOverhead    = 32        // octets per operation that Badger adds: timestamp, header, checksum
 )
 
-// Batch collects puts and deletes that are committed together or not at all. The zero value is ready. It copies what it is given.
+// Batch collects puts and deletes that are committed together or not at all. The zero value is ready. It keeps the keys and
+// values it is given, which may not change until it is committed.
 type Batch struct {
 	ops  []op
 	size int
@@ -23,14 +24,14 @@ type op struct {
 
 // Put sets key to val. A later operation on the same key wins.
 func (b *Batch) Put(key, val []byte) {
-	b.ops = append(b.ops, op{key: clone(key), val: clone(val)})
+	b.ops = append(b.ops, op{key: key, val: val})
 	b.size += len(key) + len(val) + opOverhead
 	b.puts++
 }
 
 // Delete removes key; a key that does not exist is no error.
 func (b *Batch) Delete(key []byte) {
-	b.ops = append(b.ops, op{key: clone(key), delete: true})
+	b.ops = append(b.ops, op{key: key, delete: true})
 	b.size += len(key) + opOverhead
 }
 
@@ -56,6 +57,3 @@ func (b *Batch) check() error {
 	}
 	return nil
 }
-
-// clone copies and never returns nil, so that an empty value stays a value.
-func clone(b []byte) []byte { return append(make([]byte, 0, len(b)), b...) }

@@ -159,7 +159,7 @@ type streamer struct {
 }
 
 func (w *streamer) put(k, v []byte) error {
-	badger.KVToBuffer(&pb.KV{Key: clone(k), Value: clone(v), Version: 1}, w.buf)
+	badger.KVToBuffer(&pb.KV{Key: k, Value: v, Version: 1}, w.buf)
 	if w.buf.LenNoPadding() < streamBuffer {
 		return nil
 	}
