@@ -17,13 +17,12 @@ import (
 // files to the page cache.
 const (
 	glanceEvery = 250 * time.Millisecond
-	glanceBusy  = 25 * time.Millisecond // while a compaction maps some hundred MB a second
 	tidyEvery   = 5 * time.Second
 	programRest = 2 * time.Second // until the program's own pages are let go of again
-	glanceMost  = 4 * glanceBusy
-	tidyShare   = 8        // it rests so many times as long as it took
-	leastSpare  = 12 << 20 // of heap, beyond what lives
-	spareShare  = 50       // of what lives, in per cent
+	glanceMost  = time.Second
+	tidyShare   = 32      // it rests so many times as long as it took
+	leastSpare  = 8 << 20 // of heap, beyond what lives
+	spareShare  = 33      // of what lives, in per cent
 	slack       = 8 << 20  // of Go's memory, beyond the heap's goal and what is not heap
 	leastLimit  = 40 << 20 // of Go's memory: below it there is nothing to gain
 	spareHeap   = 6 << 20  // unused heap that may stay
@@ -46,7 +45,7 @@ func (c *core) tidy() {
 }
 
 func (c *core) tidyLoop(ctx context.Context) {
-	timer := time.NewTimer(glanceBusy)
+	timer := time.NewTimer(glanceEvery)
 	defer timer.Stop()
 	var tidied, program time.Time
 	for {
@@ -75,7 +74,7 @@ func (c *core) tidyLoop(ctx context.Context) {
 			store.RelaxProgram()
 			program = now
 		}
-		timer.Reset(min(max(glanceBusy, tidyShare*time.Since(now)), glanceMost))
+		timer.Reset(min(max(glanceEvery, tidyShare*time.Since(now)), glanceMost))
 	}
 }
 

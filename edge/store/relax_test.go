@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/dgraph-io/badger/v4"
 )
 
 // tablesMapped is how much of the tables below dir is in this process's memory, in KB.
@@ -53,6 +55,7 @@ func TestRelaxTakesTheTablesOutOfMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	touch(t, sn)
 	before := tablesMapped(t, s.opts.Dir)
 	if before < 2<<10 {
 		t.Fatalf("only %d KB of tables are mapped in: the test does not see them", before)
@@ -69,6 +72,39 @@ func TestRelaxTakesTheTablesOutOfMemory(t *testing.T) {
 	}
 	if got, err := sn.Checksum(Replicated); err != nil || got != want {
 		t.Errorf("what was read afterwards differs (%v)", err)
+	}
+}
+
+// touch reads every record of commitMany through the mappings.
+func touch(t *testing.T, sn *Snapshot) {
+	t.Helper()
+	if err := sn.Scan([]byte("r/0"), nil, func(_, _ []byte) (bool, error) { return true, nil }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestWhoGoesThroughAllLeavesNothingMapped(t *testing.T) {
+	if _, mended := any(new(badger.IteratorOptions)).(interface{ Passing() int }); !mended {
+		t.Skip("Badger is not mended here: use scripts/gomended test")
+	}
+	s := open(t, Options{})
+	commitMany(t, s, 0, 2000)
+	if err := s.Close(); err != nil { // what is still in memory becomes a table, and no compaction is under way
+		t.Fatal(err)
+	}
+	s = open(t, Options{Dir: s.opts.Dir})
+	sn := s.Snapshot()
+	defer sn.Close()
+	if err := sn.Relax(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sn.Checksum(Replicated); err != nil {
+		t.Fatal(err)
+	}
+	passed := tablesMapped(t, s.opts.Dir)
+	touch(t, sn)
+	if touched := tablesMapped(t, s.opts.Dir); touched < 2<<10 || passed > touched/4 {
+		t.Errorf("a passage leaves %d KB of tables in memory, look-ups %d KB", passed, touched)
 	}
 }
 
