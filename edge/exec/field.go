@@ -86,9 +86,11 @@ func (x *Exec) fieldConflict(t *tx) error {
 		return nil
 	}
 	record, version, input, err := x.compared(t, in)
-	if err != nil || version == 0 || version == in.Seen.Version {
+	if err != nil || version == 0 {
 		return err
 	}
+	// The same version proves nothing: where the node had changed the record before, it is one that only its overlay counted, and the cluster
+	// has reached it by another change. The members tell.
 	var fields []edge.FieldError
 	for _, name := range slices.Sorted(maps.Keys(input)) {
 		if memberDigest(record[name]) != in.Seen.Members[name] && !bytes.Equal(record[name], input[name]) {
