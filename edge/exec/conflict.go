@@ -220,7 +220,7 @@ var resolveConflict = edge.Command[ResolveConflict, Conflict]{
 		c.Status = ConflictDismissed
 		if in.Action == "retry" {
 			c.Status = ConflictApplied
-			if err := apply(tx, in.ID); err != nil {
+			if err := apply(tx, &c); err != nil {
 				return c, err
 			}
 		}
@@ -235,15 +235,16 @@ var resolveConflict = edge.Command[ResolveConflict, Conflict]{
 
 // apply does what the conflict's intent asked, as whoever asked for it, with the ids that its first evaluation had: what the tech has
 // printed stays true. The answer to the operation is then the one it should have had.
-func apply(t edge.Tx, id edge.ID) error {
+func apply(t edge.Tx, c *Conflict) error {
 	own, ok := t.(*tx)
 	if !ok {
 		return fmt.Errorf("a conflict cannot be resolved inside %T", t)
 	}
-	kept, err := conflictIntents.Get(t, id.With("cfi"))
+	kept, err := conflictIntents.Get(t, c.ID.With("cfi"))
 	if err != nil {
 		return err
 	}
+	own.kernelDelete(opxKey(c.CreatedAt, &kept.Intent)) // or the new answer would go when the first one's time is over
 	return own.draft.exec.redo(own, &kept.Intent)
 }
 

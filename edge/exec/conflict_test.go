@@ -2,9 +2,11 @@ package exec_test
 
 import (
 	"testing"
+	"time"
 
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/exec"
 )
 
@@ -30,4 +32,36 @@ func TestASecondPendingChangeOverwritesNothingUnseen(t *testing.T) {
 	if got != "blue" || len(open) != 2 {
 		t.Errorf("the box is %s with %d conflicts, want blue until somebody decides, and both changes kept", got, len(open))
 	}
+}
+
+// The answer that a decision gives has four days of its own, not what was left of the conflict's.
+func TestTheAnswerOfADecisionLivesAsLongAsAnyOther(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		c, leader, tower := pair(t)
+		b := edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a", Color: "white"})
+		tower.CutAndNotice()
+		ask := func() edge.Reply {
+			_, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, paintBox.Name, paint{b.ID, "red"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return r
+		}
+		ask()
+		edgetest.Do[box](t, leader.Harness, acme, paintBox.Name, paint{b.ID, "blue"})
+		tower.HealAndDrain()
+		pass := func(d time.Duration) {
+			leader.Clock.Advance(d)
+			tower.Clock.Advance(d)
+			time.Sleep(time.Minute) // of the bubble: the janitor looks
+		}
+		pass(95 * time.Hour)
+		edgetest.Do[exec.Conflict](t, leader.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: openConflicts(t, leader)[0].ID, Action: "retry"})
+		edgetest.Do[box](t, leader.Harness, acme, paintBox.Name, paint{b.ID, "green"})
+		pass(3 * time.Hour)
+		if r := ask(); !r.Replayed || labels(t, leader)["a"] != "green" {
+			t.Errorf("asked again three hours after the decision it was done once more: %+v, the box is %s", r.State, labels(t, leader)["a"])
+		}
+		c.Close()
+	})
 }

@@ -79,8 +79,13 @@ func (x *Exec) recordAs(t *tx, in *Intent, reply edge.Reply) error {
 		return fmt.Errorf("encode answer: %w", err)
 	}
 	t.kernelPut(opKey(in), raw)
-	t.kernelPut(opxPrefix+t.Now().UTC().Format(hourForm)+"/"+in.scoped(), nil0)
+	t.kernelPut(opxKey(t.Now(), in), nil0)
 	return nil
+}
+
+// opxKey says that the answer to an intent, made at that time, may go.
+func opxKey(made time.Time, in *Intent) string {
+	return opxPrefix + made.UTC().Format(hourForm) + "/" + in.scoped()
 }
 
 var nil0 = []byte{}
