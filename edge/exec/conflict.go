@@ -102,8 +102,26 @@ func (e ConflictResolved) Subject() edge.ID { return e.Conflict }
 // ErrConflictDecided is the reason for a second decision.
 var ErrConflictDecided = edge.Reason{Code: "conflict_decided", Says: "Somebody has decided this conflict already", Fix: "Look at the conflict: it says who and how"}
 
+// A conflict holds its intent, what it shows of it, and its event that again; all of it is one entry, whatever the intent holds. So an intent is
+// accepted only where there is room beside it, and a conflict that does not fit shows less of it.
+const (
+	conflictRoom = 24 << 10 // octets beside an intent in the entry of its conflict
+	briefMember  = 256      // octets of a member that a long conflict still shows
+)
+
 // raise makes a conflict of an intent that the true state refuses.
-func (x *Exec) raise(d *draft, in *Intent, why error) (*tx, edge.Reply, error) {
+func (x *Exec) raise(d *draft, in *Intent, why error) (t *tx, reply edge.Reply, err error) {
+	for _, most := range []int{MaxEntry, briefMember, 0} {
+		t, reply, err = x.raiseShowing(d, in, why, most)
+		if err != nil || Fits(len(t.writes)+1, t.size()+MaxOpKey) {
+			break
+		}
+	}
+	return t, reply, err
+}
+
+// raiseShowing makes a conflict that shows no member of an input that is longer than most.
+func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edge.Reply, error) {
 	refusal, _ := edge.AsError(why)
 	t := d.begin(in)
 	c := Conflict{
@@ -112,7 +130,7 @@ func (x *Exec) raise(d *draft, in *Intent, why error) (*tx, edge.Reply, error) {
 	}
 	raised := ConflictRaised{Conflict: c.ID, Operation: c.Operation, Node: c.Node, Code: refusal.Code}
 	for _, call := range in.Calls {
-		shown, scope, err := x.shownInput(call)
+		shown, scope, err := x.shownInput(call, most)
 		if err != nil {
 			return nil, edge.Reply{}, err
 		}
@@ -141,8 +159,8 @@ func (x *Exec) raise(d *draft, in *Intent, why error) (*tx, edge.Reply, error) {
 	return t, reply, x.record(t, reply)
 }
 
-// shownInput is a call's input without the members that the node fills itself, and the scope that the operation asks for.
-func (x *Exec) shownInput(call edge.Call) (json.RawMessage, string, error) {
+// shownInput is a call's input without the members that the node fills itself and those longer than most, and the scope that the operation asks for.
+func (x *Exec) shownInput(call edge.Call, most int) (json.RawMessage, string, error) {
 	op := x.ops[call.Op]
 	if op == nil { // of a newer version of the program
 		return json.RawMessage("{}"), "sync:write", nil
@@ -151,8 +169,8 @@ func (x *Exec) shownInput(call edge.Call) (json.RawMessage, string, error) {
 	if err := json.Unmarshal(call.In, &members); err != nil {
 		return nil, "", fmt.Errorf("decode input of %s: %w", call.Op, err)
 	}
-	for name := range members {
-		if f := op.In.Field(name); f == nil || f.Schema.Secret {
+	for name, value := range members {
+		if f := op.In.Field(name); f == nil || f.Schema.Secret || len(value) > most {
 			delete(members, name)
 		}
 	}

@@ -1,6 +1,8 @@
 package exec_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -64,4 +66,48 @@ func TestTheAnswerOfADecisionLivesAsLongAsAnyOther(t *testing.T) {
 		}
 		c.Close()
 	})
+}
+
+type boxNote struct {
+	Label string `json:"label" check:"max=4000"`
+	Note  string `json:"note" check:"max=110000"`
+}
+
+var noteBox = edge.Command[boxNote, edge.None]{
+	Name: "test.box.note", Scope: "test:write", Summary: "Make a box, and keep of a note how long it is.", Class: edge.Write, Offline: true,
+	Handle: func(tx edge.Tx, in boxNote) (edge.None, error) {
+		b := box{Meta: edge.Meta{ID: tx.NewID("box")}, Label: in.Label, Color: fmt.Sprint(len(in.Note))}
+		return edge.None{}, boxes.Put(tx, &b)
+	},
+}
+
+// A conflict holds what was asked three times. Where that does not fit into an entry it shows less, and what waits behind it in the queue goes on.
+func TestALongWriteThatIsRefusedIsAConflictAndHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	m := offline()
+	m.Ops = append(m.Ops, noteBox.Op())
+	c := edgetest.NewCluster(t, 2, edgetest.Modules(m, syncPart()), quick)
+	leader, tower := c.Nodes[0], c.Nodes[1]
+	tower.CutAndNotice()
+	long := boxNote{"a", strings.Repeat("x", 95_000)}
+	edgetest.Do[edge.None](t, tower.Harness, acme, noteBox.Name, long)
+	edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "behind"})
+	if got := edgetest.Code(t, tower.Harness, acme, noteBox.Name, boxNote{"b", long.Note + long.Note[:12_000]}); got == "" {
+		t.Errorf("a write was accepted whose conflict would fit into no entry")
+	}
+	a := edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a"})
+	tower.HealAndDrain()
+	c.Agree()
+	open := openConflicts(t, leader)
+	if len(open) != 1 || string(open[0].Calls[0].In) != `{"label":"a"}` {
+		t.Fatalf("got %+v, want one conflict that shows the label", open)
+	}
+	if got := labels(t, leader); len(got) != 2 {
+		t.Errorf("got %v", got)
+	}
+	edgetest.Do[edge.None](t, leader.Harness, acme, expireBox.Name, edge.DueInput{ID: a.ID, At: edgetest.Start})
+	edgetest.Do[exec.Conflict](t, leader.Harness, acme, "sync.conflict.resolve", exec.ResolveConflict{ID: open[0].ID, Action: "retry"})
+	if got := labels(t, leader)["a"]; got != "95000" {
+		t.Errorf("what was done after all has %q octets, want all of them", got)
+	}
 }

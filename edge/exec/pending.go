@@ -262,6 +262,9 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	if err != nil {
 		return nil, edge.Reply{}, fmt.Errorf("encode intent: %w", err)
 	}
+	if len(raw) > MaxEntry-conflictRoom {
+		return nil, edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid)
+	}
 	w := &durable{p: p, done: make(chan struct{})}
 	p.inflight.Add(1)
 	p.waiting.Add(1)

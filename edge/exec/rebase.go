@@ -333,13 +333,11 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	for i, a := range answers {
-		if a.Error != nil && (a.Error.Kind == edge.Unavailable || undecided(a.Error)) {
+		if a.Error != nil { // whatever it is, its place is not settled, and none behind it can be
 			err = a.Error
 			break
 		}
-		if a.Reply != nil {
-			r.coming = max(r.coming, a.Reply.Version)
-		}
+		r.coming = max(r.coming, a.Reply.Version)
 		n, r.after = n+1, intents[i].Origin.Seq
 	}
 	if n == 0 {
