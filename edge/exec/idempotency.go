@@ -99,10 +99,14 @@ func (x *Exec) recorded(d *draft, in *Intent) (edge.Reply, bool, error) {
 
 // replay finds the first answer in the state or the overlay: the quick way, before anything is prepared.
 func (x *Exec) replay(in *Intent) (edge.Reply, bool, error) {
-	st := x.look()
-	defer st.Close()
+	st, keeping := x.lookFor(in)
 	raw, err := present(st.Get(opKey(in)))
-	return x.decodeAnswer(in, raw, err)
+	st.Close()
+	reply, ok, err := x.decodeAnswer(in, raw, err)
+	if ok && reply.State == "pending" {
+		err = keeping.kept()
+	}
+	return reply, ok, err
 }
 
 func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool, error) {

@@ -40,14 +40,16 @@ func (v *view) operation(key string) (OperationState, error) {
 	if err != nil {
 		return OperationState{}, err
 	}
-	if raw == nil {
+	var a answer
+	if raw != nil {
+		if err := json.Unmarshal(raw, &a); err != nil {
+			return OperationState{}, fmt.Errorf("decode answer: %w", err)
+		}
+	}
+	if raw == nil || a.Pending && v.exec.pending.keeps(&in) { // or not answered yet
 		e := edge.ErrNotFound.Error(edge.NotFound)
 		e.Message, e.Fix = "No write with this key has been answered here within the last four days", "Send the write again with the same Idempotency-Key: it is done once"
 		return OperationState{}, e
-	}
-	var a answer
-	if err := json.Unmarshal(raw, &a); err != nil {
-		return OperationState{}, fmt.Errorf("decode answer: %w", err)
 	}
 	out := OperationState{Operation: key, State: a.state(), Durability: "node", Version: a.Version, Conflict: a.Conflict}
 	if a.Pending {

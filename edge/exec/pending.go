@@ -37,6 +37,9 @@ type pendings struct {
 	stands   basis          // on which the overlay was evaluated
 	queue    string         // name of the queue
 
+	// What the overlay shows and the queue does not hold yet, or failed to keep, by Intent.scoped: nobody is told that it is kept.
+	keeping map[string]*durable
+
 	look    atomic.Pointer[patch] // patch, for readers that need no lock while it is nil
 	waiting atomic.Int64          // intents that wait, in flight ones included; 0 only where the overlay is gone
 	oldest  atomic.Int64          // when the first of them was accepted, unix nanoseconds; 0: none is known
@@ -53,7 +56,7 @@ type pendings struct {
 }
 
 func (p *pendings) init() {
-	p.done, p.kick = make(chan struct{}), make(chan struct{}, 1)
+	p.done, p.kick, p.keeping = make(chan struct{}), make(chan struct{}, 1), map[string]*durable{}
 }
 
 // idle reports that nothing waits.
@@ -90,6 +93,13 @@ func (p *pendings) settled(ctx context.Context) error {
 	}
 }
 
+// keeps reports that the queue does not hold an intent yet which the overlay shows.
+func (p *pendings) keeps(in *Intent) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.keeping[in.scoped()] != nil
+}
+
 // CutOff reports that this node has not heard a leader for longer than its patience.
 func (x *Exec) CutOff() bool { return x.pending.cut.Load() }
 
@@ -101,6 +111,16 @@ func (x *Exec) look() *State {
 	x.pending.mu.Lock()
 	defer x.pending.mu.Unlock()
 	return x.lookLocked()
+}
+
+// lookFor is look, with what that state shows of an intent and the queue does not hold yet; nil for nothing.
+func (x *Exec) lookFor(in *Intent) (*State, *durable) {
+	if x.pending.look.Load() == nil {
+		return x.cfg.Machine.Snapshot(), nil
+	}
+	x.pending.mu.Lock()
+	defer x.pending.mu.Unlock()
+	return x.lookLocked(), x.pending.keeping[in.scoped()]
 }
 
 // lookLocked takes the snapshot after the patch is known: what it has spilled is then visible.
@@ -181,12 +201,27 @@ func (x *Exec) taken() uint64 {
 	return x.pending.taken
 }
 
-// durable tells the caller and the pendings how a submit ended.
+// durable tells the callers and the pendings how a submit ended.
 type durable struct {
 	p    *pendings
 	done chan struct{}
 	seq  uint64
 	err  error
+}
+
+// kept waits until an intent is durable in the queue; nil for one that is. Else it says why it is not.
+func (d *durable) kept() error {
+	if d == nil {
+		return nil
+	}
+	<-d.done
+	switch {
+	case d.err == nil:
+		return nil
+	case errors.Is(d.err, journal.ErrFull) || errors.Is(d.err, journal.ErrBusy):
+		return edge.ErrPendingFull.Error(edge.Unavailable)
+	}
+	return edge.ErrUnknown.Error(edge.Unavailable)
 }
 
 // Journaled implements journal.Done.
@@ -200,30 +235,34 @@ func (d *durable) Journaled(seq uint64, err error) {
 }
 
 // accepted evaluates an intent on the overlay and makes it durable in the queue. An intent that the overlay holds already is answered as
-// it was the first time.
+// it was the first time, and no sooner.
 func (x *Exec) accepted(in *Intent) (reply edge.Reply, seq uint64, err error) {
 	p := &x.pending
 	p.mu.Lock()
 	d, reply, err := x.acceptLocked(in)
 	p.mu.Unlock()
-	if err != nil || reply.Replayed {
+	if err != nil {
+		return edge.Reply{}, 0, err
+	}
+	err = d.kept()
+	if reply.Replayed {
 		return reply, 0, err
 	}
-	<-d.done
-	if d.err == nil {
+	p.mu.Lock()
+	if err == nil {
+		delete(p.keeping, in.scoped())
+		p.mu.Unlock()
 		return reply, d.seq, nil
 	}
-	p.waiting.Add(-1)
-	p.mu.Lock()
 	p.stale = true // its effects must leave the overlay again
 	p.mu.Unlock()
+	p.waiting.Add(-1)
 	p.wake()
 	p.progressed()
-	if errors.Is(d.err, journal.ErrFull) || errors.Is(d.err, journal.ErrBusy) {
-		return edge.Reply{}, 0, edge.ErrPendingFull.Error(edge.Unavailable)
+	if !isFull(err) {
+		x.cfg.Logger.Error("a write could not be kept in the queue", "operation", in.name(), "error", d.err)
 	}
-	x.cfg.Logger.Error("a write could not be kept in the queue", "operation", in.name(), "error", d.err)
-	return edge.Reply{}, 0, edge.ErrUnknown.Error(edge.Unavailable)
+	return edge.Reply{}, 0, err
 }
 
 func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
@@ -241,7 +280,7 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	d := x.newDraft(st, x.at(st, in.At))
 	d.cutOff = true
 	if reply, ok, err := x.recorded(d, in); ok || err != nil {
-		return nil, reply, err
+		return p.keeping[in.scoped()], reply, err
 	}
 	if err := x.remember(st, in); err != nil {
 		return nil, edge.Reply{}, err
@@ -266,6 +305,7 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 		return nil, edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid)
 	}
 	w := &durable{p: p, done: make(chan struct{})}
+	p.keeping[in.scoped()] = w
 	p.inflight.Add(1)
 	p.waiting.Add(1)
 	p.oldest.CompareAndSwap(0, in.At.UnixNano())

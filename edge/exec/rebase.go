@@ -545,6 +545,7 @@ func (r *rebaser) rebuild(ctx context.Context) error {
 	p.patch, p.gen, p.stale, p.next = b.patch, b.gen, false, b.from
 	p.stands = b.stands
 	p.doubt.Store(false)
+	clear(p.keeping) // what failed is not shown any more
 	p.oldest.Store(b.oldest)
 	p.look.Store(p.patch)
 	r.base, r.settled, r.stood = version, from-1, r.cfg.Now()
