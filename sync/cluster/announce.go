@@ -148,13 +148,15 @@ func (n *Node) passOn(ctx context.Context, from string, body []byte) ([]byte, er
 }
 
 // renew gets a new certificate from half of the old one's life on: by itself on a node that holds the CA's key, else from the leader or,
-// while there is none, from any voter.
+// while there is none, from any voter. Where a member refuses the old one, the clock here is behind: it is no reason to keep that certificate, and a
+// new one of its own would be no better.
 func (n *Node) renew(ctx context.Context) error {
 	creds, now := n.conf.Credentials, n.effectiveNow()
-	if !creds.due(now) {
+	refused := n.stale.Load()
+	if !refused && !creds.due(now) {
 		return nil
 	}
-	if creds.holdsCA() {
+	if creds.holdsCA() && !refused {
 		return creds.renewSelf(now)
 	}
 	csr, err := creds.request()
@@ -165,6 +167,7 @@ func (n *Node) renew(ctx context.Context) error {
 	for _, p := range n.signers() {
 		var der []byte
 		if der, err = n.callOnce(ctx, p, methodRenew, csr); err == nil {
+			n.stale.Store(false)
 			return creds.install(der)
 		}
 	}

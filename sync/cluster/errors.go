@@ -61,8 +61,10 @@ func errOverloaded() error {
 	return e
 }
 
+const codeExpired = "certificate_expired"
+
 func errExpired() error {
-	return refuse("certificate_expired", "The certificate of the asking node ended too long ago for anything but its renewal",
+	return refuse(codeExpired, "The certificate of the asking node ended too long ago for anything but its renewal",
 		"Let it renew its certificate, which it does by itself; look at its clock if it does not")
 }
 

@@ -301,8 +301,13 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 			if err == nil {
 				n.gone.Store(false)
 				err = json.Unmarshal(raw, &st)
-			} else if e, ok := edge.AsError(err); ok && e.Code == ErrPeerGone.Code {
-				n.gone.Store(true)
+			} else if e, ok := edge.AsError(err); ok {
+				switch e.Code {
+				case ErrPeerGone.Code:
+					n.gone.Store(true)
+				case codeExpired:
+					n.stale.Store(true)
+				}
 			}
 			n.picture.note(node, st, err, n.conf.Now())
 		})

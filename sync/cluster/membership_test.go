@@ -347,6 +347,28 @@ func TestAnExpiredCertificateRenewsItselfEvenAfterAYear(t *testing.T) {
 	}
 }
 
+// TestANodeWhoseClockStoodStillRenewsWhatTheOthersRefuse lets a replica come back after two months with the clock of two months ago: a board
+// without a battery, whose time server is behind the very link. By its own clock its certificate is fresh.
+func TestANodeWhoseClockStoodStillRenewsWhatTheOthersRefuse(t *testing.T) {
+	f := newFlock(t, func(c *Config) {
+		if c.NodeID == "n2" {
+			c.Now = time.Now
+		}
+	})
+	f.found("n1")
+	f.grow(Replica, "n2")
+	b, r := f.bird("n1"), f.bird("n2")
+	f.until("the replica is a member", func() bool { p, ok := r.members.Peer("n2"); return ok && p.Status == Joined })
+	r.down()
+	b.down()
+	f.clock = func() time.Time { return time.Now().AddDate(0, 2, 0) }
+	b.up()
+	check(t, b.node.WaitLeader(within(t, time.Minute)))
+	f.put("w1", "k", "v")
+	r.up()
+	f.until("the replica follows", func() bool { return r.machine.Version() == b.machine.Version() })
+}
+
 // TestGrace holds what an expired certificate is good for.
 func TestGrace(t *testing.T) {
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC)
