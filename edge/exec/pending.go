@@ -130,9 +130,14 @@ func (x *Exec) lookLocked() *State {
 	return st
 }
 
-// mayPend reports whether an intent that could not be committed may wait in the queue.
+// mayPend reports whether an intent that could not be committed may wait in the queue: one that is whole. Another caller may be preparing it still.
 func (x *Exec) mayPend(w *waiter, err error) bool {
-	return w.offline && x.cfg.Queue != nil && len(w.intent.Calls[0].In) > 0 && undecided(err)
+	if !w.offline || x.cfg.Queue == nil || !undecided(err) {
+		return false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return w.ready || w.queued
 }
 
 // expelled is the refusal of a node that the cluster has removed: to accept would be to promise what cannot come. nil for any other.

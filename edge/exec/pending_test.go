@@ -1,6 +1,7 @@
 package exec_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"path/filepath"
@@ -56,5 +57,35 @@ func TestAWriteThatIsNotKeptYetIsAcknowledgedToNobody(t *testing.T) {
 	}
 	if got := edgetest.CodeOf(t, <-first); got != "pending_full" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// Who joins an operation that another caller still prepares, and has no more time, must not take what is half prepared for the operation.
+func TestWhoseTimeEndsWhileAnotherPreparesIsToldThatItRuns(t *testing.T) {
+	t.Parallel()
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	slow := edge.Command[newBox, box]{
+		Name: "test.box.slow", Scope: "test:write", Summary: "Make a box slowly.", Class: edge.Write, Offline: true, Handle: makeBox.Handle,
+		Prepare: func(edge.Prep, *newBox) error { close(begun); <-goOn; return nil },
+	}
+	m := offline()
+	m.Ops = append(m.Ops, slow.Op())
+	c := edgetest.NewCluster(t, 1, edgetest.Modules(m, syncPart()), quick)
+	ask := func(ctx context.Context) (edge.Reply, error) {
+		return c.Leader().Do(ctx, edge.Request{Key: "k", Actor: acme, Calls: []edge.Call{
+			{Op: makeBox.Name, In: json.RawMessage(`{"label":"a"}`)}, {Op: slow.Name, In: json.RawMessage(`{"label":"b"}`)},
+		}})
+	}
+	first := make(chan error, 1)
+	go func() { _, err := ask(t.Context()); first <- err }()
+	<-begun
+	brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := ask(brief); edgetest.CodeOf(t, err) != edge.ErrInFlight.Code {
+		t.Errorf("got %v, want that it runs", err)
+	}
+	close(goOn)
+	if err := <-first; err != nil {
+		t.Error(err)
 	}
 }
