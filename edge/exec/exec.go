@@ -102,6 +102,7 @@ type Exec struct {
 	log     Log
 	queue   chan *waiter
 	pending pendings
+	told    uint64 // version up to which the watches know of what is applied; guarded by pending.mu
 
 	forwarder forwarder
 
@@ -170,6 +171,7 @@ func New(cfg Config) (*Exec, error) {
 		return nil, err
 	}
 	x.version = cfg.Machine.Version()
+	x.told = x.version
 	x.pending.init()
 	x.forwarder.init()
 	cfg.Machine.OnApply(x.onApply)
@@ -231,6 +233,9 @@ func (x *Exec) Do(ctx context.Context, r edge.Request) (edge.Reply, error) {
 	in, err := x.accept(r)
 	if err != nil {
 		return edge.Reply{}, err
+	}
+	if !x.cfg.Machine.Whole() {
+		return edge.Reply{}, partly()
 	}
 	if r.DryRun {
 		return x.dryRun(in)
@@ -329,10 +334,20 @@ func (x *Exec) Ask(ctx context.Context, a edge.Actor, name string, raw json.RawM
 	}
 	st := x.look()
 	defer st.Close()
+	if !st.Whole() {
+		return nil, 0, partly()
+	}
 	start := x.cfg.Now()
 	out, err := op.Ask(&view{exec: x, state: st, actor: a, now: after(start, st)}, in)
 	x.observe(name, err, start)
 	return out, st.Version(), x.visible(name, err)
+}
+
+// partly is the refusal of a node whose state is being filled anew: what it lacks would be said to be nowhere.
+func partly() error {
+	e := edge.ErrStarting.Error(edge.Unavailable)
+	e.RetryAfter = 2
+	return e
 }
 
 // WaitVersion returns when the state has reached min, or the context's end as unavailable.

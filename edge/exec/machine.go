@@ -23,6 +23,7 @@ var ErrMachineClosed = errors.New("exec: machine is closed")
 const (
 	versionKey = store.Replicated + "\x00version" // version, time in nanoseconds: 64 bit each, big endian
 	appliedKey = store.Local + "raft/applied"     // index, term: 64 bit each, big endian
+	goalKey    = store.Local + "raft/goal"        // Machine.goal, 0: 64 bit each, big endian
 )
 
 // LogEntry is one committed command of the log.
@@ -58,6 +59,7 @@ type Machine struct {
 	fresh     *tree
 	at        position // of base + fresh
 	pending   load     // what the next flush will take
+	goal      uint64   // version that the state had before it was emptied: below it this is a part of a state; 0: it is whole
 	restoring bool
 
 	durable position // of base; guarded by flushMu for writing, mu for reading
@@ -108,6 +110,10 @@ func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
 	m.base = newPin(s.Snapshot())
 	at, err := readPosition(m.base.sn)
 	if err != nil {
+		m.base.release()
+		return nil, fmt.Errorf("open machine: %w", err)
+	}
+	if m.goal, _, err = readPair(m.base.sn, goalKey); err != nil {
 		m.base.release()
 		return nil, fmt.Errorf("open machine: %w", err)
 	}
@@ -255,6 +261,13 @@ func (m *Machine) position() position {
 
 // Version is the number of entries applied since the beginning.
 func (m *Machine) Version() uint64 { return m.position().version }
+
+// Whole is false while an emptied state is being filled anew.
+func (m *Machine) Whole() bool {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.at.version >= m.goal
+}
 
 // LastTime is the time of the newest applied entry; it never runs backwards. The zero time before the first one.
 func (m *Machine) LastTime() time.Time { return wall(m.position().time) }

@@ -590,10 +590,14 @@ func (b *builder) page(ctx context.Context) (n int, err error) {
 	return n, err
 }
 
-// retell feeds the watches the records that an overlay which is gone, or the one that took its place, writes.
+// retell feeds the watches the records that an overlay which is gone, or the one that took its place, writes. What a state that is being filled anew
+// lacks is no news: when it is whole they are fed all of it.
 func (x *Exec) retell(was, now *patch) error {
 	st := x.lookLocked()
 	defer st.Close()
+	if !st.Whole() {
+		return nil
+	}
 	var ops []Op
 	flush := func() {
 		x.tell(st.Version(), ops)

@@ -95,11 +95,12 @@ func (m *Machine) takeUp() {
 		return
 	}
 	at, err := readPosition(m.base.sn)
-	if err != nil {
+	goal, _, goalErr := readPair(m.base.sn, goalKey)
+	if err = errors.Join(err, goalErr); err != nil {
 		m.fail(err)
 		return
 	}
-	m.fresh, m.pending, m.part, m.at, m.durable = nil, load{}, nil, at, at
+	m.fresh, m.pending, m.part, m.at, m.durable, m.goal = nil, load{}, nil, at, at, goal
 }
 
 // State is a consistent read of the replicated keyspace at exactly one version, with what this node's pending intents would change laid
@@ -109,6 +110,7 @@ type State struct {
 	fresh   *tree
 	pending *patch // nil unless intents wait for a quorum
 	at      position
+	part    bool // it is being filled anew
 	closed  atomic.Bool
 }
 
@@ -120,7 +122,7 @@ func (m *Machine) Snapshot() *State {
 		return &State{at: m.at}
 	}
 	m.base.refs.Add(1)
-	return &State{base: m.base, fresh: m.fresh, at: m.at}
+	return &State{base: m.base, fresh: m.fresh, at: m.at, part: m.at.version < m.goal}
 }
 
 // Version is the version that is read.
@@ -128,6 +130,9 @@ func (s *State) Version() uint64 { return s.at.version }
 
 // Time is the time of the newest entry in it; the zero time in an empty state.
 func (s *State) Time() time.Time { return wall(s.at.time) }
+
+// Whole is false for a state that is being filled anew by entries: what is not in it may well be in the cluster's.
+func (s *State) Whole() bool { return !s.part }
 
 // Close releases the state. Closing twice is harmless.
 func (s *State) Close() {

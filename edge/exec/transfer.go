@@ -136,7 +136,7 @@ func (m *Machine) Restore(r io.Reader) error {
 		return err
 	}
 	version := info.Version
-	if err := m.install(r, info.Index, info.Term); err != nil {
+	if err := m.install(r, info.Index, info.Term, 0); err != nil {
 		return err
 	}
 	if got := m.Version(); got != version {
@@ -190,13 +190,15 @@ func (m *Machine) Amend(ops []Op) error {
 	return errors.Join(answers[0], m.Flush())
 }
 
-func (m *Machine) install(r io.Reader, index, term uint64) error {
+// install replaces the state. goal is the version from which on it is whole.
+func (m *Machine) install(r io.Reader, index, term, goal uint64) error {
 	m.flushMu.Lock()
 	defer m.flushMu.Unlock()
 	m.setRestoring(true)
 	defer m.setRestoring(false)
 	var local store.Batch
 	putPair(&local, appliedKey, index, term)
+	putPair(&local, goalKey, goal, 0)
 	_, err := m.store.Restore(r, &local)
 	return err
 }
@@ -208,7 +210,7 @@ func (m *Machine) setRestoring(on bool) {
 }
 
 // Reset empties the replicated state, as on a new node, and tells nobody: what was derived from it stays as it was until a Restore or
-// Reload. It is for a node that is to be filled anew.
+// Reload. It is for a node that is to be filled anew: until a Restore, or the version that it had, it is not Whole.
 func (m *Machine) Reset() error {
 	m.applyMu.Lock()
 	defer m.applyMu.Unlock()
@@ -222,7 +224,10 @@ func (m *Machine) Reset() error {
 	if err != nil {
 		return err
 	}
-	return m.install(&empty, 0, 0)
+	m.mu.RLock()
+	goal := max(m.goal, m.at.version)
+	m.mu.RUnlock()
+	return m.install(&empty, 0, 0, goal)
 }
 
 // nothingBelow is a prefix that no key has.

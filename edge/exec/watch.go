@@ -72,13 +72,16 @@ func tenantsOf(st *State) (tenants []string, err error) {
 }
 
 // onApply hands an applied entry's changes to the watches, in version order, and wakes whoever waits for the version. What the overlay
-// of pending intents hides is told when the overlay changes.
+// of pending intents hides is told when the overlay changes. What an emptied state is filled with again the watches know, and more.
 func (x *Exec) onApply(version uint64, ops []Op) {
 	x.pending.mu.Lock()
-	if x.pending.patch != nil {
-		ops = x.unhidden(ops)
+	if version > x.told {
+		if x.pending.patch != nil {
+			ops = x.unhidden(ops)
+		}
+		x.tell(version, ops)
+		x.told = version
 	}
-	x.tell(version, ops)
 	x.pending.mu.Unlock()
 	x.advance(version)
 }
@@ -134,6 +137,9 @@ func (x *Exec) onRestore(version uint64) {
 	if err := x.loadWatches(); err != nil {
 		x.cfg.Logger.Error("watches could not be loaded after a restore; restart the node", "error", err)
 	}
+	x.pending.mu.Lock()
+	x.told = version
+	x.pending.mu.Unlock()
 	x.advance(version)
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -290,6 +291,33 @@ func TestACorruptedCopyIsFoundAndFilledAnew(t *testing.T) {
 	bad.down()
 	bad.up()
 	f.settled()
+}
+
+// A node that is filled anew by entries says of nothing that it is not there, and what is derived from its state is built anew when it has all of it.
+func TestANodeThatIsFilledAnewShowsNothingLess(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	r := f.bird("n2")
+	var rebuilt atomic.Uint64 // the least version
+	r.watch = func() { rebuilt.Store(min(rebuilt.Load(), r.machine.Version())) }
+	f.grow(Replica, "n2")
+	for i := range 200 {
+		f.put(fmt.Sprint("w", i), fmt.Sprint("k", i), strings.Repeat("v", 20_000))
+	}
+	f.settled()
+	had := r.machine.Version()
+	rebuilt.Store(math.MaxUint64)
+	check(t, f.do("sync.node.repair", PeerRef{"n2"}))
+	f.until("it is filled anew", func() bool {
+		if got, err := r.read(t.Context(), "k199"); err == nil && got.Value == "" {
+			t.Fatalf("at version %d of %d it says that there is no such record", r.machine.Version(), had)
+		}
+		p, _ := f.leader().members.Peer("n2")
+		return p.RepairAt == nil && r.machine.Version() >= had
+	})
+	if at := rebuilt.Load(); at < had {
+		t.Errorf("what is derived was built anew at version %d of %d", at, had)
+	}
 }
 
 // A leader that loses the lead while it gathers, and has it again before another took it up, gathers anew.

@@ -62,7 +62,7 @@ func (n *Node) serveResync(ctx context.Context, from string, body []byte) ([]byt
 		}
 		return json.Marshal(false)
 	}
-	if n.machine.AppliedIndex() == 0 {
+	if n.machine.AppliedIndex() == 0 || !n.machine.Whole() {
 		return json.Marshal(false)
 	}
 	if !r.Loaded {
