@@ -116,9 +116,12 @@ func (c *Credentials) loadCA() (err error) {
 	if c.ca, err = readCert(filepath.Join(c.dir, caCertFile)); err != nil {
 		return err
 	}
-	c.caKey, err = readKey(filepath.Join(c.dir, caKeyFile))
+	key, err := readKey(filepath.Join(c.dir, caKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if err == nil && key.PublicKey.Equal(c.ca.PublicKey) { // else the power went while another CA was made
+		c.caKey = key
 	}
 	return err
 }
@@ -142,10 +145,20 @@ func (c *Credentials) makeCA() error {
 	if err != nil {
 		return fmt.Errorf("make cluster CA: %w", err)
 	}
-	if err := c.setCAKey(key); err != nil {
+	ca, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("read cluster CA: %w", err)
+	}
+	if err := writeKey(c.dir, caKeyFile, key); err != nil { // before the certificate: a CA without its key makes no node
 		return err
 	}
-	return c.setCA(der)
+	if err := writeAtomic(c.dir, caCertFile, certPEM(der)); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ca, c.caKey = ca, key
+	return nil
 }
 
 func (c *Credentials) setCA(der []byte) error {
@@ -222,6 +235,13 @@ func (c *Credentials) CA() *x509.Certificate {
 
 // Authority is the fingerprint of the cluster's CA, as tokens carry it.
 func (c *Credentials) Authority() string { return fingerprintOf(c.CA()) }
+
+// whole says whether this node can sign certificates and has one that its CA signed.
+func (c *Credentials) whole() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.caKey != nil && c.leaf.CheckSignatureFrom(c.ca) == nil
+}
 
 // holdsCA says whether this node can sign certificates.
 func (c *Credentials) holdsCA() bool {

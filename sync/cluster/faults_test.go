@@ -415,6 +415,36 @@ func TestALeaderWhoseLogHangsIsFollowedAtOnce(t *testing.T) {
 	f.put("w", "k", "v")
 }
 
+// The key of the cluster's CA is on voters only. A replica with which an operator begins anew makes another, decides, and lets others in.
+func TestAReplicaThatBeginsAnewLetsOthersIn(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Replica, "n2")
+	f.put("w1", "k", "kept")
+	left := f.bird("n2")
+	f.until("the replica is a member", func() bool { p, ok := left.members.Peer("n2"); return ok && p.Status == Joined })
+	f.settled()
+	f.bird("n1").down()
+	left.down()
+	check(t, left.recover())
+	left.up()
+	f.until("it decides, and can sign", func() bool {
+		p, _ := left.members.Peer("n2")
+		return p.Role == Voter && p.Voter && len(left.members.Peers()) == 1 && left.node.conf.Credentials.whole()
+	})
+	f.put("w2", "k2", "alone")
+	if _, err := f.bird("n3").join(f.invite(Voter, "")); err != nil {
+		t.Fatalf("nobody can join: %v", err)
+	}
+	f.bird("n3").up()
+	f.until("the new one votes, and the old one still does", func() bool { return len(left.node.Status().Voters) == 2 })
+	for _, k := range []string{"k", "k2"} {
+		if got, err := f.bird("n3").read(t.Context(), k); err != nil || got.Value == "" {
+			t.Errorf("%s: %+v, %v", k, got, err)
+		}
+	}
+}
+
 func TestTheLastVoterBeginsAnewAndTheOthersAreRefused(t *testing.T) {
 	f := three(t, nil)
 	f.put("w1", "k", "kept")

@@ -145,6 +145,11 @@ func (p *Peer) lose(at time.Time) {
 	p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
 }
 
+// survive makes the node one with which the cluster begins anew: it votes, and no earlier wish holds.
+func (p *Peer) survive() {
+	p.Role, p.ReplacedBy, p.LostAt, p.LeadAt, p.RepairAt = Voter, "", nil, nil, nil
+}
+
 // NodeJoined says that a node was let into the cluster.
 type NodeJoined struct {
 	ID   edge.ID `json:"id"`

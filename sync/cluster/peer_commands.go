@@ -195,7 +195,10 @@ var recovered = edge.Command[Survivors, edge.None]{
 		}
 		for i := range all {
 			p := &all[i]
-			if keep[p.Node] {
+			if keep[p.Node] { // it decides from now on, whatever it was before
+				if _, err := p.change(tx, (*Peer).survive); err != nil {
+					return none, err
+				}
 				continue
 			}
 			p.lose(tx.Now())

@@ -116,7 +116,7 @@ func (n *Node) reconcile(ctx context.Context, x edge.Executor) error {
 	w.servers = servers(w.run.raft)
 	w.peers = n.conf.Directory.Peers()
 	for _, step := range []func(context.Context) error{
-		w.spare, w.recover, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.disarm, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
+		w.spare, w.recover, w.authorise, w.found, w.observe, w.lead, w.evict, w.add, w.demote, w.disarm, w.repair, w.promote, w.replace, w.removeDead, w.handOver, w.compare,
 	} {
 		if err := step(ctx); err != nil {
 			if errors.Is(err, errWait) {
@@ -197,6 +197,22 @@ func (w *work) recover(ctx context.Context) error {
 	}
 	id.Survivors = nil
 	return errors.Join(id.write(w.n.conf.Dir), errWait)
+}
+
+// authorise makes a CA of its own on a node that is the whole cluster and holds no key of one: a replica with which an operator began anew. The old
+// key went with the voters, and only nodes that were removed trust it.
+func (w *work) authorise(context.Context) error {
+	creds := w.n.conf.Credentials
+	if creds == nil || len(w.servers) != 1 || len(w.peers) != 1 || !w.self(w.peers[0].Node) || creds.whole() {
+		return nil
+	}
+	if !creds.holdsCA() {
+		w.n.log.Warn("the key of the cluster's CA is gone with its voters: this node makes another CA")
+		if err := creds.makeCA(); err != nil {
+			return err
+		}
+	}
+	return creds.renewSelf(w.n.effectiveNow())
 }
 
 // found records the first node: the one that was alone.
