@@ -175,7 +175,7 @@ func (t *TakenOver) count(in *Intent, r *edge.Reply, now time.Time) {
 			t.IDs = append(t.IDs, r.Conflict)
 		}
 	}
-	if r.Replayed && r.Version == 0 && now.Sub(in.At) < freshAnswers {
+	if r.Replayed && r.State != "conflict" && r.Version == 0 && now.Sub(in.At) < freshAnswers {
 		t.lost++
 	}
 }

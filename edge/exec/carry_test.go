@@ -301,3 +301,26 @@ func TestAnOldCopyOfADiskIsNotTaken(t *testing.T) {
 	}
 	c.Agree()
 }
+
+// A write whose key another write has taken is a conflict without an answer of its own. A bundle in which it comes once more is not that of an older
+// copy of its node's disk.
+func TestABundleWithAKeyThatWasTakenIsNotOfAnOlderCopy(t *testing.T) {
+	t.Parallel()
+	c, leader, other, tower := trio(t)
+	tower.CutAndNotice()
+	for _, m := range []*edgetest.Member{tower, leader} {
+		if _, _, err := edgetest.Try[box](m.Harness, acme, edge.Request{Key: "k"}, makeBox.Name, newBox{Label: m.Name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stick := exported(t, tower)
+	tower.HealAndDrain()
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "later")
+	tower.HealAndDrain()
+	got, err := imported(t, other, stick)
+	if err != nil || got.Already != 1 || got.Conflicts != 1 {
+		t.Errorf("got %+v, %v; want one write that is a conflict already", got, err)
+	}
+	c.Agree()
+}

@@ -109,6 +109,9 @@ const (
 	briefMember  = 256      // octets of a member that a long conflict still shows
 )
 
+// conflictID is the conflict of an intent from a queue, where it is one.
+func (in *Intent) conflictID() edge.ID { return edge.DeriveID("cfl", in.Origin.String(), 0) }
+
 // raise makes a conflict of an intent that the true state refuses.
 func (x *Exec) raise(d *draft, in *Intent, why error) (t *tx, reply edge.Reply, err error) {
 	for _, most := range []int{MaxEntry, briefMember, 0} {
@@ -125,7 +128,7 @@ func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edg
 	refusal, _ := edge.AsError(why)
 	t := d.begin(in)
 	c := Conflict{
-		Meta: edge.Meta{ID: edge.DeriveID("cfl", in.Origin.String(), 0)}, Status: ConflictOpen, Operation: in.Operation, By: in.Actor.Subject,
+		Meta: edge.Meta{ID: in.conflictID()}, Status: ConflictOpen, Operation: in.Operation, By: in.Actor.Subject,
 		Node: in.Origin.Node, AcceptedAt: in.At, Reason: ConflictReason{refusal.Code, refusal.Message, refusal.Fix, refusal.Fields},
 	}
 	raised := ConflictRaised{Conflict: c.ID, Operation: c.Operation, Node: c.Node, Code: refusal.Code}

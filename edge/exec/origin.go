@@ -3,6 +3,7 @@ package exec
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"strconv"
 
 	"wispgate/edge"
@@ -63,6 +64,15 @@ func (x *Exec) inOrder(d *draft, in *Intent) (reply edge.Reply, done bool, err e
 		reply, ok, err := x.recorded(d, in)
 		if !ok || err != nil { // its answer is no longer kept, or belongs to another
 			reply = edge.Reply{Operation: in.Operation, State: "committed", Durability: x.cfg.Durability(), Replayed: true}
+		}
+		if errors.Is(err, edge.ErrKeyReused.Error(edge.Invalid)) { // a conflict for this very reason leaves the other's answer alone
+			c, found, err := conflicts.Find(d.begin(in), in.conflictID())
+			if err != nil {
+				return reply, false, err
+			}
+			if found {
+				reply.State, reply.Conflict = "conflict", c.ID
+			}
 		}
 		return reply, true, nil
 	case mark < in.Origin.After:
