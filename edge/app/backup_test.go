@@ -390,7 +390,7 @@ func TestNumbersOfTheOldNodeAreNeverGivenAgain(t *testing.T) {
 		from, upto float64
 	}{
 		"another name":  {RestoreOptions{Node: "tower8"}, "tower8", 1, 1},
-		"the same name": {RestoreOptions{SameNode: true}, "tower7", last + seriesGap + 1, last + seriesGap + 1},
+		"the same name": {RestoreOptions{SameNode: true}, "tower7", last + seriesGap + 1, last + seriesGap + 3600},
 	} {
 		home := filepath.Join(t.TempDir(), "home")
 		tc.o.Config, tc.o.File, tc.o.Openers = newHome(home), file, BackupOpeners{Passphrase: testPassphrase}
@@ -401,6 +401,33 @@ func TestNumbersOfTheOldNodeAreNeverGivenAgain(t *testing.T) {
 			t.Errorf("%s: receipt %v of %s, want %v of %s", name, number, node, tc.from, tc.node)
 		}
 		n.stopNode()
+	}
+}
+
+// A node that was restored under its name goes on, is lost as well, and is restored from the same backup once more.
+func TestNumbersOfARestoredNodeAreNotGivenAgainByTheNextRestore(t *testing.T) {
+	t.Parallel()
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "b.wgb")
+	n := startNode(t, dir, nil)
+	n.claim("acme")
+	customer, _ := n.call(201, "POST", "/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Ann Example"})["id"].(string)
+	n.pay(customer)
+	key := n.key
+	mustBackup(t, backupOptions(dir, file))
+	n.stopNode()
+	given := map[float64]bool{}
+	for range 2 {
+		home := filepath.Join(t.TempDir(), "home")
+		mustRestore(t, RestoreOptions{SameNode: true, Config: newHome(home), File: file, Openers: BackupOpeners{Passphrase: testPassphrase}})
+		n := startNode(t, home, func(c *config.Config) { c.Node.ID = "" })
+		n.key = key
+		number, _ := n.pay(customer)
+		if given[number] {
+			t.Errorf("receipt %v was given twice", number)
+		}
+		given[number] = true
+		n.stopNode()
+		time.Sleep(time.Second) // nobody restores twice in one
 	}
 }
 

@@ -53,8 +53,14 @@ type Restored struct {
 // restoring is the folder inside the data folder in which a restore is made. It is moved out of there when it is whole.
 const restoring = ".restoring"
 
-// seriesGap is what a node that keeps its name leaves out of each of its series: numbers that the old one may have given after the backup.
+// seriesGap is what a node that keeps its name leaves out of each of its series at least: numbers that the old one may have given after the backup.
 const seriesGap = 1_000_000
+
+// seriesGapAt is the gap of a restore at a time: one more for each second since the backup, so that a node which was restored from it before, and went
+// on, gave none of the numbers that this one gives.
+func seriesGapAt(made, now time.Time) uint64 {
+	return seriesGap + uint64(max(now.Sub(made), 0)/time.Second)
+}
 
 // RestoreBackup makes a node of a backup in an empty folder: a cluster of its own, with the backup's state and a new history. Whatever goes
 // wrong, the folder is left as it was.
@@ -250,7 +256,7 @@ func (o RestoreOptions) identity(m *backup.Manifest) (nodeID, error) {
 		return id, &edge.Error{
 			Kind: edge.Conflict, Code: "restore_same_node",
 			Message: fmt.Sprintf("The backup was made by a node of the same name, %s. What that node numbered after the backup (receipts) is not in it, and a second node of its name would give the same numbers again", m.Node),
-			Fix:     fmt.Sprintf("Give the new node another name with --node (node.id). Only where %s is gone for good: --same-node keeps the name and leaves a gap of %d numbers in each of its series", m.Node, seriesGap),
+			Fix:     fmt.Sprintf("Give the new node another name with --node (node.id). Only where %s is gone for good: --same-node keeps the name and leaves a gap of more than %d numbers in each of its series", m.Node, seriesGap),
 		}
 	case id.Node == "":
 		id.Node = "node-" + shortRandom()
@@ -271,12 +277,13 @@ func (r *restore) local(st *store.Store) error {
 		b.Put([]byte(systemKey), wrapped)
 	}
 	if r.opts.SameNode {
+		gap := seriesGapAt(r.pre.Manifest.MadeAt, time.Now())
 		for _, s := range r.pre.Manifest.Series {
 			hash, err := hex.DecodeString(s.Hash)
 			if err != nil {
 				return errBackupContent
 			}
-			b.Put([]byte(seriesPrefix+s.Tenant+"/"+s.Name), append(binary.BigEndian.AppendUint64(nil, s.Number+seriesGap), hash...))
+			b.Put([]byte(seriesPrefix+s.Tenant+"/"+s.Name), append(binary.BigEndian.AppendUint64(nil, s.Number+gap), hash...))
 		}
 	}
 	return st.Commit(&b)
@@ -377,7 +384,7 @@ func (r *restore) result(dir string) Restored {
 		out.Removed = []string{}
 	}
 	if r.opts.SameNode {
-		out.Next = append(out.Next, fmt.Sprintf("The node keeps its name: its receipts go on %d numbers later, and the gap shows as a broken chain, which it is", seriesGap))
+		out.Next = append(out.Next, fmt.Sprintf("The node keeps its name: its receipts go on more than %d numbers later, and the gap shows as a broken chain, which it is", seriesGap))
 	}
 	return out
 }
