@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -537,4 +538,45 @@ func TestAFlushThatADiskRefusedTakesNoMoreTheNextTime(t *testing.T) {
 	if err := errors.Join(m.Close(), s.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// The snapshot of the store is renewed by others than flushes: where an overlay moves to the store, and where the store is opened anew. One that was
+// renewed between a flush and the note of it was handed out under the version before, and whoever installed it stopped.
+func TestAHeldStateIsOfTheVersionThatItSays(t *testing.T) {
+	t.Parallel()
+	_, m := rig(t, time.Millisecond)
+	var others sync.WaitGroup
+	stop := make(chan struct{})
+	again := func(work func(i uint64)) {
+		others.Go(func() {
+			for i := uint64(0); ; i++ {
+				select {
+				case <-stop:
+					return
+				default:
+					work(i)
+				}
+			}
+		})
+	}
+	again(func(i uint64) {
+		m.ApplyBatch([]LogEntry{entryAt(i+1, i, int64(i+1), put("k", "v"))})
+		_ = m.Flush()
+	})
+	again(func(uint64) { m.Refresh() })
+	for range 30_000 { // within a few thousand it showed
+		p, at, err := m.durablePin()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		got, err := readPosition(p.sn)
+		p.release()
+		if err != nil || got != at {
+			t.Errorf("it is said to be %+v and is %+v (%v)", at, got, err)
+			break
+		}
+	}
+	close(stop)
+	others.Wait()
 }

@@ -110,18 +110,25 @@ func (m *Machine) Dump(w io.Writer) (StateInfo, error) {
 	return t.Info, t.Write(w)
 }
 
-// durablePin flushes and holds the store's snapshot of exactly the position it returns.
+// durablePin flushes and holds the store's snapshot of exactly the position it returns, which is what that snapshot itself says: it may have been
+// renewed between another flush and the note of it.
 func (m *Machine) durablePin() (*pin, position, error) {
 	if err := m.Flush(); err != nil {
 		return nil, position{}, err
 	}
 	m.mu.RLock()
-	defer m.mu.RUnlock()
-	if m.base == nil {
+	p := m.base
+	if p == nil {
+		m.mu.RUnlock()
 		return nil, position{}, ErrMachineClosed
 	}
-	m.base.refs.Add(1)
-	return m.base, m.durable, nil
+	p.refs.Add(1)
+	m.mu.RUnlock()
+	at, err := readPosition(p.sn)
+	if err != nil {
+		p.release()
+	}
+	return p, at, err
 }
 
 // Restore replaces the state by a stream that Dump wrote, on this node or another. A damaged or half stream leaves the old state.
