@@ -248,7 +248,7 @@ type carrier struct {
 // cluster settled proves that all are.
 func (c *carrier) page() (list []*Intent, err error) {
 	size := 0
-	for len(list) < maxForwarded {
+	for most := c.forwardMost(); len(list) < most; {
 		in := c.kept
 		c.kept = nil
 		if in == nil {
