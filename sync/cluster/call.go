@@ -96,7 +96,7 @@ func (n *Node) Contact() bool {
 	case raft.Follower:
 		_, id := run.raft.LeaderWithID()
 		last := run.raft.LastContact()
-		return id != "" && n.conf.Now().Sub(last) <= run.times.Election && last.UnixNano() > n.carried.Load()
+		return id != "" && n.conf.Now().Sub(last) <= run.times.Election && n.carried.before(last)
 	case raft.Candidate, raft.Shutdown:
 	}
 	return false

@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -118,8 +118,8 @@ func (n *Node) TakeLog(ctx context.Context, part LogPart, src LogSource, told fu
 	if err != nil {
 		return taken, err
 	}
-	n.carried.Store(math.MaxInt64) // what raft hears from here on is no sign of a link
-	defer func() { n.carried.Store(run.raft.LastContact().UnixNano()) }()
+	n.carried.begin()
+	defer func() { n.carried.end(run.raft.LastContact()) }()
 	f := &feeder{node: n, run: run, part: part, checked: checked, src: src, told: told}
 	taken = LogTaken{Was: n.machine.Version(), Entries: part.Entries()}
 	if part.State != nil {
@@ -136,6 +136,23 @@ func (n *Node) TakeLog(ctx context.Context, part LogPart, src LogSource, told fu
 	taken.Version = n.machine.Version()
 	return taken, nil
 }
+
+// carriedUpTo is up to when a leader was heard by a bundle, which is no sign of a link. It compares times as the process measures them: where the wall
+// clock is set back after an import, a node that is linked would take itself for cut off until it has caught up.
+type carriedUpTo struct{ at atomic.Pointer[time.Time] }
+
+// begin says that from here on whatever is heard is a bundle's, and end up to when.
+func (c *carriedUpTo) begin() { c.at.Store(new(endOfTime)) }
+
+func (c *carriedUpTo) end(last time.Time) { c.at.Store(&last) }
+
+// before reports that a leader that was heard at that time was heard by the network.
+func (c *carriedUpTo) before(last time.Time) bool {
+	at := c.at.Load()
+	return at == nil || last.After(*at)
+}
+
+var endOfTime = time.Unix(1<<40, 0)
 
 func errTerm(bundle, here uint64) error {
 	e := ErrCarryTerm.Error(edge.Conflict)

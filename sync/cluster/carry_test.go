@@ -8,6 +8,7 @@ import (
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/hashicorp/raft"
 
@@ -291,6 +292,37 @@ func TestWhatASnapshotHoldsIsTakenOffARequest(t *testing.T) {
 			t.Errorf("%s: after %d entries %d to %d, commit %d; want after %d %d to %d, commit %d",
 				name, tc.req.PrevLogEntry, first, last, tc.req.LeaderCommitIndex, tc.prev, tc.first, tc.last, tc.commit)
 		}
+	}
+}
+
+// set is a time that the process measured when the wall clock showed another: as time.Now gives it after the clock was set.
+func set(t time.Time, by time.Duration) time.Time {
+	wall := (*uint64)(unsafe.Pointer(&t)) // a flag that there is a monotonic reading, 33 bits of seconds, 30 of nanoseconds
+	*wall += uint64(int64(by/time.Second) << 30)
+	return t
+}
+
+// A clock that was two hours ahead when a bundle was imported is set right by the link that comes back.
+func TestALinkIsSeenThoughTheClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	var c carriedUpTo
+	if !c.before(time.Now()) {
+		t.Error("where nothing was carried, no link is seen")
+	}
+	c.begin()
+	if c.before(time.Now()) {
+		t.Error("what a bundle says is taken for a link")
+	}
+	last := set(time.Now(), 2*time.Hour)
+	if ahead := time.Until(last.Round(0)); ahead < time.Hour {
+		t.Fatalf("the clock that was ahead is ahead by %s", ahead)
+	}
+	c.end(last)
+	if c.before(last) {
+		t.Error("the last that a bundle said is taken for a link")
+	}
+	if time.Sleep(time.Millisecond); !c.before(time.Now()) {
+		t.Error("the link is not seen until the clock shows what it showed before")
 	}
 }
 

@@ -138,9 +138,9 @@ type Node struct {
 	ended   bool          // guarded by mu: nothing is spawned any more
 	gone    atomic.Bool   // a member has said that this node was removed
 	stale   atomic.Bool   // a member has said that this node's certificate ended, whatever the clock here says
-	carried atomic.Int64  // contact with a leader up to then, in unix nanoseconds, was a bundle's
-	carryMu sync.Mutex    // guards the file of carried positions
-	feedMu  sync.Mutex    // one bundle at a time is fed to raft
+	carried carriedUpTo
+	carryMu sync.Mutex // guards the file of carried positions
+	feedMu  sync.Mutex // one bundle at a time is fed to raft
 
 	leader  chan bool
 	events  chan event
