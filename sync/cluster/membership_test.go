@@ -450,6 +450,32 @@ func TestADeadNodeIsReplacedInOneCommand(t *testing.T) {
 	f.settled()
 }
 
+// A node that is replaced while it lives keeps its place until it has handed over what it accepted alone: removed, it could not any more.
+func TestAReplacedNodeHandsOverFirst(t *testing.T) {
+	var waits atomic.Int64
+	waits.Store(7)
+	f := newFlock(t, func(c *Config) {
+		if c.NodeID == "n2" {
+			c.Pending = waits.Load
+		}
+	})
+	f.found("n1")
+	f.grow(Replica, "n2")
+	f.until("the leader knows what waits", func() bool { g, _ := f.leader().node.picture.get("n2"); return g.Pending == 7 })
+	_, err := f.bird("n3").join(f.invite("", "n2"))
+	check(t, err)
+	f.bird("n3").up()
+	f.until("the new one is a member", func() bool { p, _ := f.leader().members.Peer("n3"); return p.Status == Joined })
+	for range 10 { // looks of the leader
+		if p, _ := f.leader().members.Peer("n2"); p.Status == Removed {
+			t.Fatal("it was removed, and what it accepted is lost")
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	waits.Store(0)
+	f.until("it is removed", func() bool { p, _ := f.leader().members.Peer("n2"); return p.Status == Removed })
+}
+
 func TestADeadNodeIsRemovedWhereThePolicySaysSo(t *testing.T) {
 	f := newFlock(t, func(c *Config) { c.Pace.Lost, c.Pace.RemoveDead = 3*time.Second, 8*time.Second })
 	f.found("n1")

@@ -435,7 +435,9 @@ func (w *work) replace(ctx context.Context) error {
 		}
 		heir, ok := w.peer(p.ReplacedBy)
 		ready := ok && heir.Status == Joined && (heir.Voter || heir.Role == Replica)
-		if g, seen := w.n.picture.get(p.Node); !ready && (w.self(p.Node) || !seen || w.now.Sub(later(g.last, g.begun)) < w.n.conf.Pace.Lost) {
+		g, seen := w.n.picture.get(p.Node)
+		lost := seen && w.now.Sub(later(g.last, g.begun)) >= w.n.conf.Pace.Lost
+		if !ready && (w.self(p.Node) || !lost) || w.handsOver(p.Node, g, lost) {
 			continue
 		}
 		if p.Voter && mayLose(w.peers, p.Node, w.n.wellVoters(), false) != nil {
@@ -444,6 +446,14 @@ func (w *work) replace(ctx context.Context) error {
 		return w.settle(ctx, Settled{Node: p.Node, Removed: "replaced by " + p.ReplacedBy})
 	}
 	return nil
+}
+
+// handsOver says whether a node that is not lost has writes that it accepted alone, or has not said yet. Removed, it could not hand them over any more.
+func (w *work) handsOver(node string, g sighting, lost bool) bool {
+	if w.self(node) {
+		return w.n.stats().Pending > 0
+	}
+	return !lost && (g.last.IsZero() || g.Pending > 0)
 }
 
 func later(a, b time.Time) time.Time {
