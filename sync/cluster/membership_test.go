@@ -246,6 +246,22 @@ func TestWhatWouldBreakTheQuorumIsRefused(t *testing.T) {
 	f.settled()
 }
 
+// To be filled anew a node gives its vote away. Where the others that are well would be no majority, that would stop the cluster.
+func TestARepairThatWouldBreakTheQuorumIsRefused(t *testing.T) {
+	f := three(t, nil)
+	f.put("w1", "k", "v")
+	f.settled()
+	away := f.others(f.leader().name)
+	f.bird(away[0]).down()
+	f.until("the leader misses it", func() bool { return len(f.leader().node.wellVoters()) == 2 })
+	if err := f.do("sync.node.repair", PeerRef{away[1]}); code(err) != ErrQuorumRisk.Code {
+		t.Errorf("got %v, want %s", err, ErrQuorumRisk.Code)
+	}
+	if err := f.leader().write(within(t, 10*time.Second), "w2", "k", "v2"); err != nil {
+		t.Errorf("the cluster takes no write any more: %v", err)
+	}
+}
+
 func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
 	f := newFlock(t, nil)
 	f.found("n1")

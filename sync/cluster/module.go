@@ -9,7 +9,7 @@ func Module(p Ports) edge.Module {
 	}
 	create, invs := invite(p).Op(), listInvitations.Op()
 	list, get, update := listPeers.Op(), getPeer.Op(), updatePeer.Op()
-	up, down, out, first, mend := promote.Op(), demote(p).Op(), remove(p).Op(), lead.Op(), repair.Op()
+	up, down, out, first, mend := promote.Op(), demote(p).Op(), remove(p).Op(), lead.Op(), repair(p).Op()
 	start, check, all := startCheck.Op(), getCheck.Op(), listChecks.Op()
 	m := edge.Module{
 		Name: "sync", Summary: "How the node is: replication, streams, disk and clock.",

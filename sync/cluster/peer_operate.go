@@ -130,31 +130,45 @@ var lead = edge.Command[PeerRef, Peer]{
 	},
 }
 
-var repair = edge.Command[PeerRef, Peer]{
-	Name: "sync.node.repair", Scope: "sync:write", Class: edge.Admin, Summary: "Wipe a node's copy of the state and fill it anew from the leader",
-	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
-		if err := onlyOperator(tx); err != nil {
-			return Peer{}, err
-		}
-		p, err := livePeer(tx, in.Node)
-		if err != nil {
-			return Peer{}, err
-		}
-		all, err := allPeers(tx)
-		if err != nil {
-			return Peer{}, err
-		}
-		others := 0
-		for i := range all {
-			if all[i].Voter && all[i].Node != p.Node {
-				others++
+// Repair says which node to fill anew.
+type Repair struct {
+	Node string   `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+	Well []string `json:"well,omitempty" check:"internal max=64 item.max=64"`
+}
+
+func repair(p Ports) edge.Command[Repair, Peer] {
+	return edge.Command[Repair, Peer]{
+		Name: "sync.node.repair", Scope: "sync:write", Class: edge.Admin, Summary: "Wipe a node's copy of the state and fill it anew from the leader",
+		Prepare: func(_ edge.Prep, in *Repair) error { in.Well = p.well(); return nil },
+		Handle: func(tx edge.Tx, in Repair) (Peer, error) {
+			if err := onlyOperator(tx); err != nil {
+				return Peer{}, err
 			}
-		}
-		if others == 0 {
-			return Peer{}, ErrRepairLast.Error(edge.Conflict)
-		}
-		return p.change(tx, func(p *Peer) { p.RepairAt = new(tx.Now().UTC()) })
-	},
+			p, err := livePeer(tx, in.Node)
+			if err != nil {
+				return Peer{}, err
+			}
+			all, err := allPeers(tx)
+			if err != nil {
+				return Peer{}, err
+			}
+			others := 0
+			for i := range all {
+				if all[i].Voter && all[i].Node != p.Node {
+					others++
+				}
+			}
+			if others == 0 {
+				return Peer{}, ErrRepairLast.Error(edge.Conflict)
+			}
+			if p.Voter && mayLose(all, p.Node, in.Well, false) != nil { // it gives its vote away meanwhile
+				e := ErrQuorumRisk.Error(edge.Conflict)
+				e.Fix = "Bring the silent voters back or add another voter first"
+				return Peer{}, e
+			}
+			return p.change(tx, func(p *Peer) { p.RepairAt = new(tx.Now().UTC()) })
+		},
+	}
 }
 
 // PeerChange carries the members of a node's record that an operator may change.

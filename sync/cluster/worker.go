@@ -352,6 +352,9 @@ func (w *work) demote(context.Context) error {
 		if s.Suffrage != raft.Voter || s.ID == "" || p.Role == Voter && p.RepairAt == nil {
 			continue
 		}
+		if p.Role == Voter && mayLose(w.peers, p.Node, w.n.wellVoters(), false) != nil {
+			continue // another has fallen silent since the repair was asked for: it waits
+		}
 		if w.self(p.Node) {
 			if heir := w.heir(); heir != "" {
 				return w.transfer(heir, "this node is to have no vote")
