@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,4 +166,47 @@ func TestANodeThatStartsOnAFullDiskServesReads(t *testing.T) {
 	}
 	full.Store(false)
 	peers.Eventually(t, "writing", func() bool { return w.write(t, "b", "2") == nil }, func() any { return n.Status() })
+}
+
+// The disk of a follower that catches up is full in the middle of a batch, for longer than raft is waited for. When there is room again it goes on.
+func TestAFollowerWhoseDiskFillsUnderLoadGoesOn(t *testing.T) {
+	f := newFlock(t, nil)
+	var full atomic.Bool
+	f.options = func(b *bird) store.Options {
+		return store.Options{PollEvery: 20 * time.Millisecond, FreeSpace: func(string) (free, total uint64, err error) {
+			if b.name == "n2" && full.Load() {
+				return 10 << 20, 1 << 30, nil
+			}
+			return 1 << 29, 1 << 30, nil
+		}}
+	}
+	f.found("n1")
+	f.grow(Replica, "n2")
+	r := f.bird("n2")
+	f.settled()
+	had := r.machine.Version()
+	r.down()
+	for n := range 100 {
+		f.put(fmt.Sprint("w", n), "k", strings.Repeat("v", 40_000))
+	}
+	r.up()
+	for r.machine.Version() < had+30 {
+		time.Sleep(time.Millisecond)
+	}
+	full.Store(true)
+	f.untilWithin(time.Minute, "it is parked", func() bool { return r.node.Status().Parked == parkedDisk })
+	time.Sleep(stopWait + time.Second) // raft does not stop: it waits for what is being applied, which waits for room
+	full.Store(false)
+	caught := make(chan struct{})
+	go func() { // whoever asks the node might wait for ever
+		defer close(caught)
+		for r.machine.Version() < f.bird("n1").machine.Version() || !r.node.Contact() {
+			time.Sleep(20 * time.Millisecond)
+		}
+	}()
+	select {
+	case <-caught:
+	case <-time.After(time.Minute):
+		t.Fatalf("it does not follow: version %d of %d", r.machine.Version(), f.bird("n1").machine.Version())
+	}
 }

@@ -120,6 +120,7 @@ type Node struct {
 
 	mu      sync.RWMutex
 	run     *running // nil while parked
+	former  *running // that was parked last
 	parked  string   // why, "" while it runs
 	changed chan struct{}
 

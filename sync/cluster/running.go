@@ -31,6 +31,7 @@ type running struct {
 	nudges     chan string // members to tell how far the log is committed
 	notes      sync.WaitGroup
 	quit       chan struct{}
+	ended      chan struct{} // closed when raft has stopped and the log is closed; a disk that hangs lets neither happen
 }
 
 func openWAL(c *Config) (*wal.WAL, error) {
@@ -101,7 +102,7 @@ func (n *Node) start() (run *running, err error) {
 	if n.port == nil && len(servers.Servers) > 1 {
 		return nil, errPortMissing(len(servers.Servers) - 1)
 	}
-	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, ground: newGround(), quit: make(chan struct{}), nudges: make(chan string, nudgeRoom)}
+	run = &running{times: n.conf.Peers, alone: len(servers.Servers) == 1 && !n.grown, ground: newGround(), quit: make(chan struct{}), ended: make(chan struct{}), nudges: make(chan string, nudgeRoom)}
 	if run.alone {
 		run.times = n.conf.Timeouts
 	}
@@ -248,19 +249,24 @@ func (n *Node) announce(lead bool) {
 const stopWait = 10 * time.Second
 
 // stop ends the run. The transport goes first, so that a leader whose disk hangs falls silent at once. When raft does not stop in time
-// the log stays open: closing it under a write would be worse.
+// the log stays open until it has: closing it under a write would be worse. A full disk holds up what is being applied, and raft with it.
 func (r *running) stop(wait time.Duration) error {
 	err := r.closeTrans()
 	hung := errors.Is(err, errHung)
 	stopped := make(chan error, 1)
-	go func() { stopped <- r.raft.Shutdown().Error() }()
+	go func() {
+		err := r.raft.Shutdown().Error()
+		if !hung {
+			err = errors.Join(err, r.log.Close())
+			close(r.ended)
+		}
+		stopped <- err
+	}()
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
 	select {
 	case stopErr := <-stopped:
-		if err = errors.Join(err, stopErr); !hung {
-			err = errors.Join(err, r.log.Close())
-		}
+		err = errors.Join(err, stopErr)
 	case <-timeout.C:
 		err = errors.Join(err, errHung)
 	}

@@ -137,7 +137,7 @@ func (n *Node) park(why string) {
 		n.mu.Unlock()
 		return
 	}
-	n.run, n.parked = nil, why
+	n.run, n.parked, n.former = nil, why, run
 	n.wakeLocked()
 	n.mu.Unlock()
 	if err := run.stop(stopWait); err != nil {
@@ -150,8 +150,8 @@ func (n *Node) park(why string) {
 func (n *Node) unpark() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.run != nil || n.parked != parkedDisk {
-		return
+	if n.run != nil || n.parked != parkedDisk || !n.former.over() {
+		return // or it waits for the next look at the disk: two cannot hold the log
 	}
 	run, err := n.start()
 	if err != nil {
@@ -161,6 +161,19 @@ func (n *Node) unpark() {
 	n.run, n.parked = run, ""
 	n.wakeLocked()
 	n.log.Info("node takes part again")
+}
+
+// over says whether a life has let go of the log; true for none.
+func (r *running) over() bool {
+	if r == nil {
+		return true
+	}
+	select {
+	case <-r.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // newLife ends this life of raft and begins another with the time-outs of a node among others. Proposals in flight end first; those that
