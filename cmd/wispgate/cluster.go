@@ -175,7 +175,7 @@ func (c *cli) noMajority(ctx context.Context, cl *client, lost *edge.Error) erro
 // away says how a node stands that hears no leader, and what to do about it.
 func (st *clusterStatus) away() (says, fix string) {
 	if st.Cluster.Removed {
-		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %d writes wait here and will not be taken over", st.Node, st.Pending.Waiting), app.RemovedFix
+		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %d writes wait here and are not handed over", st.Node, st.Pending.Waiting), app.RemovedFix
 	}
 	if st.Cluster.State == "parked" {
 		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked), "See the log of wispgate; with a full disk, free space"
@@ -361,6 +361,9 @@ func (c *cli) clusterRemove() *cobra.Command {
 		Long: `Remove a node. Its certificate is refused from then on, and its name is never used again: the machine, emptied, may join under another.
 The last voter cannot be removed. Nor can a voter where those that would be left and are well are no majority of those left: once it is
 gone nothing could be committed any more. --force goes on in spite of that, for when you know that a silent voter is about to return.
+
+What waits at a node that is cut off does not arrive by itself any more once the node is removed: it has to be carried, with "wispgate sync export" there
+and "wispgate sync import --removed NODE" here. So let a tower that can still deliver do so first.
 
 To replace a dead node use "wispgate cluster invite --replaces NODE": it removes the old one when the time is right.
 When a majority of the voters is dead nothing can be removed at all, because that, too, must be committed: see "wispgate cluster recover".`,

@@ -59,6 +59,7 @@ type syncStanding struct {
 	Term          uint64     `json:"term"`
 	CommitIndex   uint64     `json:"commit_index"`
 	LastIndex     uint64     `json:"last_index"`
+	Removed       bool       `json:"removed,omitempty"`
 
 	loading bool
 }
@@ -76,7 +77,12 @@ it lacks as the leader last said ("-": nobody has said), and how many conflicts 
 			if s.loading {
 				_, _ = fmt.Fprintln(c.std.err, "This node reads in what waits, after its start. Until then it shows a part of it, and takes no write that may wait.")
 			}
-			if s.CutOff {
+			switch {
+			case s.Removed:
+				_, _ = fmt.Fprintln(c.std.err, "This node was removed from the cluster, and the others refuse it. "+app.RemovedFix)
+			case s.State == "parked":
+				_, _ = fmt.Fprintln(c.std.err, "This node takes no part in the cluster at the moment; wispgate cluster list says why.")
+			case s.CutOff:
 				_, _ = fmt.Fprintln(c.std.err, "This node hears no leader. It keeps what may wait and hands it over when the link is back; wispgate cluster list shows whom it reaches.")
 			}
 			return c.show(s)
@@ -96,6 +102,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 			Version, Term uint64
 			LastIndex     uint64 `json:"last_index"`
 			CommitIndex   uint64 `json:"commit_index"`
+			Removed       bool
 			Members       []struct {
 				Node string
 				Seen time.Time
@@ -121,7 +128,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 	s = syncStanding{
 		Node: st.Node, State: st.Cluster.State, Leader: st.Cluster.Leader, CutOff: st.Pending.CutOff, CutOffSince: st.Pending.Since, Pending: st.Pending.Waiting,
 		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
-		CommitIndex: st.Cluster.CommitIndex, LastIndex: st.Cluster.LastIndex, loading: st.Pending.Loading,
+		CommitIndex: st.Cluster.CommitIndex, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {
@@ -278,7 +285,12 @@ func toldExport(m *app.Exported) string {
 		if m.Writes == 0 {
 			return fmt.Sprintf("Nothing waits at %s. The bundle (%s) tells the leader how far its log goes: import it there before wispgate sync export --for %s", m.Node, size, m.Node)
 		}
-		return fmt.Sprintf("%s of %s, %s. Import it at any member that is in touch with the leader: wispgate sync import %s", count(m.Writes, "write"), m.Node, size, shellWord(cmp.Or(m.File, "FILE")))
+		flag := ""
+		if m.Removed {
+			flag = "--removed " + shellWord(m.Node) + " "
+		}
+		return fmt.Sprintf("%s of %s, %s. Import it at any member that is in touch with the leader: wispgate sync import %s%s",
+			count(m.Writes, "write"), m.Node, size, flag, shellWord(cmp.Or(m.File, "FILE")))
 	}
 	what := fmt.Sprintf("%s after %d", count(int(m.Entries), "log entry"), m.FromIndex)
 	if m.State {
@@ -298,13 +310,17 @@ func count(n int, thing string) string {
 }
 
 func (c *cli) syncImport() *cobra.Command {
-	return &cobra.Command{
+	var former string
+	cmd := &cobra.Command{
 		Use: "import FILE", Short: "Take a carried bundle over: a node's writes at a member, or the cluster's log at that node", Args: takes("file"),
 		Long: `Take a bundle over that "wispgate sync export" wrote; FILE may be - for standard input. It is checked to its end first: one that is damaged, cut short, of
 another cluster, or not signed by a member is refused with nothing done.
 
 Writes of a cut-off node: import them at any member that is in touch with the leader. Each counts once, however often and by whatever road it
 comes. What the cluster's state does not allow becomes a conflict, which somebody decides: see "wispgate sync conflicts".
+
+Writes of a node that was removed while they waited there, or that a recovery left behind: name it with --removed. Whoever has the disk of such a node
+can make a bundle, so take only one of a machine that was in your hands until the bundle was made.
 
 Log entries for this node: import them here. The node then shows what the cluster shows, and forgets the writes that the cluster has settled.
 It stays cut off as long as there is no link.`,
@@ -324,7 +340,7 @@ It stays cut off as long as there is no link.`,
 			}
 			say, end := c.meter()
 			defer end()
-			got, err := app.ImportBundle(cmd.Context(), dir, in, func(done, total uint64) {
+			got, err := app.ImportBundle(cmd.Context(), dir, in, former, func(done, total uint64) {
 				if say != nil {
 					say("%d of %d", done, total)
 				}
@@ -340,6 +356,8 @@ It stays cut off as long as there is no link.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&former, "removed", "", "name of the removed node whose writes are taken over all the same")
+	return cmd
 }
 
 // toldImport says what became of a bundle and what is left to do.

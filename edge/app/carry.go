@@ -40,7 +40,8 @@ type Exported struct {
 	Entries     uint64    `json:"entries"`
 	FromIndex   uint64    `json:"from_index,omitempty"`
 	ToIndex     uint64    `json:"to_index,omitempty"`
-	State       bool      `json:"state"` // the whole state stands before the entries
+	State       bool      `json:"state"`             // the whole state stands before the entries
+	Removed     bool      `json:"removed,omitempty"` // the node that made it was removed from the cluster, as it has heard
 	Bytes       int64     `json:"bytes"`
 }
 
@@ -125,7 +126,7 @@ func (c *core) exportWrites(ctx context.Context, w io.Writer) (out Exported, err
 		return out, err
 	}
 	out = exportedAs(h, b)
-	out.Writes, out.First, out.Last = m.Count, m.First, m.Last
+	out.Writes, out.First, out.Last, out.Removed = m.Count, m.First, m.Last, c.cluster.Status().Removed
 	return out, nil
 }
 
@@ -174,8 +175,8 @@ func (c *core) signBundle(digest []byte) (s bundle.Signature, err error) {
 }
 
 // openBundle judges a head and opens the file's key.
-func (c *core) openBundle(h bundle.Head) (key []byte, err error) {
-	if err := (bundle.Expect{Cluster: c.id.Cluster, Incarnation: c.id.Incarnation, Node: c.id.Node}).Check(h); err != nil {
+func (c *core) openBundle(h bundle.Head, former string) (key []byte, err error) {
+	if err := (bundle.Expect{Cluster: c.id.Cluster, Incarnation: c.id.Incarnation, Node: c.id.Node, Former: former}).Check(h); err != nil {
 		return nil, err
 	}
 	if h.Kind == bundle.Writes {
@@ -192,9 +193,18 @@ func (c *core) openBundle(h bundle.Head) (key []byte, err error) {
 	return key, nil
 }
 
-// judgeBundle holds a signature against the members.
-func (c *core) judgeBundle(h bundle.Head, digest []byte, s bundle.Signature) error {
-	node, err := c.cluster.VerifyBundle(digest, s.Value, s.Certificate)
+// carryIn is an import that is under way.
+type carryIn struct {
+	*core
+	open   func() (*bundle.Reader, error)
+	told   func(done, total uint64) // hears how much is done
+	former string                   // the node that was removed and whose writes are taken all the same
+	gone   bool                     // it is indeed
+}
+
+// judge holds a signature against the members. Only what waited at a removed node is taken, and only where the operator names it.
+func (c *carryIn) judge(h bundle.Head, digest []byte, s bundle.Signature) error {
+	node, gone, err := c.cluster.VerifyBundle(digest, s.Value, s.Certificate)
 	if e, ok := edge.AsError(err); err != nil && ok {
 		return e
 	}
@@ -202,39 +212,44 @@ func (c *core) judgeBundle(h bundle.Head, digest []byte, s bundle.Signature) err
 		c.log.Warn("a bundle was refused", "node", h.Node, "error", err)
 		return bundle.ErrSigner.Error(edge.Denied)
 	}
+	if gone && (node != c.former || h.Kind != bundle.Writes) {
+		return bundle.ErrRemoved.Error(edge.Denied)
+	}
+	c.gone = gone
 	return nil
 }
 
-// carryProgress hears how much of an import is done.
-type carryProgress func(done, total uint64)
-
-// importBundle takes a bundle over. It is read twice: nothing of it counts before it is proved to be whole, in order, and a member's.
-func (c *core) importBundle(ctx context.Context, f io.ReadSeeker, told carryProgress) (Imported, error) {
-	open := func() (*bundle.Reader, error) {
+// importBundle takes a bundle over. It is read twice: nothing of it counts before it is proved to be whole, in order, and a member's, or the node's
+// that the operator names as removed.
+func (c *core) importBundle(ctx context.Context, f io.ReadSeeker, former string, told func(done, total uint64)) (Imported, error) {
+	in := &carryIn{core: c, former: former, told: told, open: func() (*bundle.Reader, error) {
 		if _, err := f.Seek(0, io.SeekStart); err != nil {
 			return nil, fmt.Errorf("read bundle: %w", err)
 		}
-		return bundle.NewReader(bufio.NewReaderSize(f, readPiece), c.openBundle)
-	}
-	r, err := open()
+		return bundle.NewReader(bufio.NewReaderSize(f, readPiece), func(h bundle.Head) ([]byte, error) { return c.openBundle(h, former) })
+	}}
+	r, err := in.open()
 	if err != nil {
 		return Imported{}, err
 	}
 	h := r.Head()
+	if former != "" && former != h.Node {
+		return Imported{}, edge.ErrInput.Error(edge.Invalid, edge.Field("/removed", "is not the node that made the bundle", "name "+h.Node+", if it was removed"))
+	}
 	out := Imported{Kind: h.Kind, Cluster: h.Cluster, Node: h.Node, For: h.For, MadeAt: h.MadeAt}
 	if h.Kind == bundle.Writes {
-		return c.importWrites(ctx, r, open, out, told)
+		return in.takeWrites(ctx, r, out)
 	}
-	return c.importLog(ctx, r, open, out, told)
+	return in.takeLog(ctx, r, out)
 }
 
-func (c *core) importWrites(ctx context.Context, r *bundle.Reader, again func() (*bundle.Reader, error), out Imported, told carryProgress) (Imported, error) {
+func (c *carryIn) takeWrites(ctx context.Context, r *bundle.Reader, out Imported) (Imported, error) {
 	var m carriedWrites
 	if err := r.Manifest(&m); err != nil {
 		return out, err
 	}
 	checked := m.Carried()
-	err := r.Verify(c.judgeBundle, func(data []byte, state bool) error {
+	err := r.Verify(c.judge, func(data []byte, state bool) error {
 		if state || m.Node != out.Node {
 			return exec.ErrQueueWrong.Error(edge.Invalid)
 		}
@@ -250,15 +265,18 @@ func (c *core) importWrites(ctx context.Context, r *bundle.Reader, again func() 
 	if err != nil {
 		return out, err
 	}
-	if r, err = again(); err != nil {
+	if r, err = c.open(); err != nil {
 		return out, err
 	}
 	next := func() ([]byte, error) { data, _, err := r.Next(); return data, err }
 	out.Writes = m.Count
-	out.TakenOver, err = c.exec.TakeOver(ctx, m.QueueRest, next, func(done int) { told(uint64(done), uint64(m.Count)) })
+	out.TakenOver, err = c.exec.TakeOver(ctx, m.QueueRest, c.gone, next, func(done int) { c.told(uint64(done), uint64(m.Count)) })
 	out.Waiting = c.exec.Pending().Waiting
 	if err != nil {
 		return out, halfWay(err, out)
+	}
+	if c.gone { // nothing is carried back to it
+		return out, nil
 	}
 	if err := c.cluster.NotePosition(ctx, m.Node, m.Position); err != nil {
 		c.log.Info("how far the log of a node goes is not noted", "node", m.Node, "error", err)
@@ -278,7 +296,7 @@ func halfWay(err error, out Imported) error {
 	return &fixed
 }
 
-func (c *core) importLog(ctx context.Context, r *bundle.Reader, again func() (*bundle.Reader, error), out Imported, told carryProgress) (Imported, error) {
+func (c *carryIn) takeLog(ctx context.Context, r *bundle.Reader, out Imported) (Imported, error) {
 	var part cluster.LogPart
 	if err := r.Manifest(&part); err != nil {
 		return out, err
@@ -288,7 +306,7 @@ func (c *core) importLog(ctx context.Context, r *bundle.Reader, again func() (*b
 		return out, err
 	}
 	size := int64(0)
-	err = r.Verify(c.judgeBundle, func(data []byte, state bool) error {
+	err = r.Verify(c.judge, func(data []byte, state bool) error {
 		if state {
 			size += int64(len(data))
 			return nil
@@ -305,11 +323,11 @@ func (c *core) importLog(ctx context.Context, r *bundle.Reader, again func() (*b
 	if err != nil {
 		return out, err
 	}
-	if r, err = again(); err != nil {
+	if r, err = c.open(); err != nil {
 		return out, err
 	}
 	waited := c.exec.Pending().Waiting
-	if out.LogTaken, err = c.cluster.TakeLog(ctx, part, r.State(), func(done uint64) { told(done, part.Entries()) }); err != nil {
+	if out.LogTaken, err = c.cluster.TakeLog(ctx, part, r.State(), func(done uint64) { c.told(done, part.Entries()) }); err != nil {
 		return out, err
 	}
 	if err := c.exec.Reconcile(ctx); err != nil {

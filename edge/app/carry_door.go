@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"wispgate/edge"
@@ -117,7 +118,8 @@ func (c *core) serveImport(w http.ResponseWriter, r *http.Request) {
 		_ = answer.Encode(l) // whoever does not listen any more has asked for it all the same
 		_ = out.Flush()
 	}
-	got, err := c.importBundle(r.Context(), f, func(done, total uint64) {
+	former := r.URL.Query().Get("removed")
+	got, err := c.importBundle(r.Context(), f, former, func(done, total uint64) {
 		if now := time.Now(); now.Sub(last) >= tellEvery {
 			last = now
 			say(carryLine{Done: done, Total: total})
@@ -128,7 +130,7 @@ func (c *core) serveImport(w http.ResponseWriter, r *http.Request) {
 		say(carryLine{Error: c.carryProblem("import", err)})
 		return
 	}
-	c.log.Info("a bundle was imported", "kind", got.Kind, "from", got.Node, "new", got.New, "already", got.Already, "conflicts", got.Conflicts, "version", got.Version)
+	c.log.Info("a bundle was imported", "kind", got.Kind, "from", got.Node, "former", former != "", "new", got.New, "already", got.Already, "conflicts", got.Conflicts, "version", got.Version)
 	say(carryLine{Result: &got})
 }
 
@@ -215,14 +217,14 @@ func ExportBundle(ctx context.Context, dir string, o CarryOut, w io.Writer) (mad
 	return made, nil
 }
 
-// ImportBundle has the daemon of a data folder take a bundle over.
-func ImportBundle(ctx context.Context, dir string, r io.Reader, told func(done, total uint64)) (got Imported, err error) {
+// ImportBundle has the daemon of a data folder take a bundle over. former names the removed node whose writes are taken all the same, if any.
+func ImportBundle(ctx context.Context, dir string, r io.Reader, former string, told func(done, total uint64)) (got Imported, err error) {
 	l := localClient(dir)
 	if l == nil {
 		return got, errNoDaemon(dir)
 	}
 	from := &firstError{r: r}
-	resp, err := l.send(ctx, http.MethodPost, "/sync/import", from, errCarryBroken)
+	resp, err := l.send(ctx, http.MethodPost, "/sync/import?removed="+url.QueryEscape(former), from, errCarryBroken)
 	if from.err != nil {
 		return got, fmt.Errorf("read bundle: %w", from.err)
 	}

@@ -180,15 +180,15 @@ func (t *TakenOver) count(in *Intent, r *edge.Reply, now time.Time) {
 	}
 }
 
-// TakeOver hands a carried queue to the cluster. next yields its intents, as EachPending gave them, then io.EOF; told hears how many are
+// TakeOver hands a carried queue to the cluster. A former node's may begin behind places that the cluster lost in a recovery. next yields its intents, as EachPending gave them, then io.EOF; told hears how many are
 // settled. It may be repeated, and run at several members at a time: each place counts once. With an error some may have been handed over;
 // the result says how many.
-func (x *Exec) TakeOver(ctx context.Context, q QueueRest, next func() ([]byte, error), told func(done int)) (done TakenOver, err error) {
-	mark, err := x.agreeOn(ctx, q)
+func (x *Exec) TakeOver(ctx context.Context, q QueueRest, former bool, next func() ([]byte, error), told func(done int)) (done TakenOver, err error) {
+	mark, err := x.agreeOn(ctx, q, former)
 	if err != nil {
 		return done, err
 	}
-	c := carrier{Exec: x, records: q.Carried(), next: next, mark: mark}
+	c := carrier{Exec: x, records: q.Carried(), next: next, mark: mark, lost: mark.Seq < q.After}
 	if mark.Seq > q.Last { // of the places that it says are settled, this bundle holds none: what it holds must be what stood there
 		c.mark = settled{}
 	}
@@ -215,7 +215,7 @@ func (x *Exec) TakeOver(ctx context.Context, q QueueRest, next func() ([]byte, e
 }
 
 // agreeOn asks how far the cluster has come with the queue, and whether the bundle follows on it.
-func (x *Exec) agreeOn(ctx context.Context, q QueueRest) (settled, error) {
+func (x *Exec) agreeOn(ctx context.Context, q QueueRest, former bool) (settled, error) {
 	if x.log == nil {
 		return settled{}, edge.ErrStarting.Error(edge.Unavailable)
 	}
@@ -224,7 +224,7 @@ func (x *Exec) agreeOn(ctx context.Context, q QueueRest) (settled, error) {
 	for {
 		mark, err := x.askMark(ctx, q.origin())
 		switch {
-		case err == nil && mark.Seq < q.After:
+		case err == nil && mark.Seq < q.After && !former:
 			return mark, ErrQueueOrder.Error(edge.Conflict)
 		case err == nil:
 			return mark, nil
@@ -240,6 +240,7 @@ type carrier struct {
 	records *Carried
 	next    func() ([]byte, error)
 	mark    settled // how far the cluster has come; the bundle must hold what it settled last
+	lost    bool    // places between the mark and the first intent
 	skipped int     // settled, and proved to be the same
 	kept    *Intent // read, and of the next page
 }
@@ -289,6 +290,9 @@ func (c *carrier) read() (*Intent, error) {
 		if at.Seq > c.mark.Seq {
 			if at.After < c.mark.Seq && c.mark.Seq > c.records.rest.After { // the place that was settled last is not in it
 				return nil, ErrQueueOlder.Error(edge.Conflict)
+			}
+			if c.lost {
+				at.After, c.lost = c.mark.Seq, false
 			}
 			return in, nil
 		}

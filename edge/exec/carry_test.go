@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,7 +51,7 @@ func (l load) reader() func() ([]byte, error) {
 
 func imported(t testing.TB, m *edgetest.Member, l load) (exec.TakenOver, error) {
 	t.Helper()
-	return m.TakeOver(t.Context(), l.rest, l.reader(), func(int) {})
+	return m.TakeOver(t.Context(), l.rest, false, l.reader(), func(int) {})
 }
 
 func trio(t *testing.T) (c *edgetest.Cluster, leader, other, tower *edgetest.Member) {
@@ -123,6 +124,32 @@ func TestAQueueIsCarriedByHand(t *testing.T) {
 		}
 	}
 	c.Agree()
+}
+
+// A recovery loses what was settled last. What waits at a node that was left behind comes after it and is taken all the same.
+func TestAFormerNodesQueueIsTakenBehindWhatWasLost(t *testing.T) {
+	t.Parallel()
+	_, _, _, tower := trio(t)
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "lost", "lost as well")
+	tower.HealAndDrain()
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "c", "d")
+	l := exported(t, tower)
+	_, leader, other, _ := trio(t) // it never had what the tower knows as settled
+	_, err := imported(t, leader, l)
+	if e, ok := edge.AsError(err); !ok || e.Code != "bundle_order" {
+		t.Errorf("a member's queue with a gap: got %v", err)
+	}
+	for i, m := range []*edgetest.Member{leader, other} {
+		got, err := m.TakeOver(t.Context(), l.rest, true, l.reader(), func(int) {})
+		if err != nil || got.New != 2-2*i || got.Already != 2*i {
+			t.Errorf("time %d: got %+v, %v", i+1, got, err)
+		}
+	}
+	if got := slices.Sorted(maps.Keys(labels(t, leader))); !slices.Equal(got, []string{"c", "d"}) {
+		t.Errorf("got %v", got)
+	}
 }
 
 func TestNothingWaitsAndABundleSaysSo(t *testing.T) {

@@ -110,7 +110,7 @@ func carryOf(b *testing.B, n int) {
 	}
 	in := bufio.NewScanner(stick)
 	began = time.Now()
-	got, err := leader.TakeOver(b.Context(), q, func() ([]byte, error) {
+	got, err := leader.TakeOver(b.Context(), q, false, func() ([]byte, error) {
 		if !in.Scan() {
 			return nil, errors.Join(in.Err(), io.EOF)
 		}

@@ -89,11 +89,11 @@ func (n *Node) SignBundle(digest []byte) (value, certificate []byte, err error) 
 	return n.conf.Credentials.signDigest(digest)
 }
 
-// VerifyBundle names the member that signed a bundle. The date of its certificate does not matter: a node that was cut off for long could
-// not renew it. What counts is the record.
-func (n *Node) VerifyBundle(digest, value, certificate []byte) (node string, err error) {
+// VerifyBundle names the node that signed a bundle, and says whether it was removed. The date of its certificate does not matter: a node that was
+// cut off for long could not renew it. What counts is the record.
+func (n *Node) VerifyBundle(digest, value, certificate []byte) (node string, removed bool, err error) {
 	if n.port == nil {
-		return "", ErrCarryAlone.Error(edge.Conflict)
+		return "", false, ErrCarryAlone.Error(edge.Conflict)
 	}
 	return n.conf.Credentials.verifyDigest(digest, value, certificate, n.conf.Directory)
 }

@@ -432,8 +432,8 @@ func TestABundleIsSignedByAMember(t *testing.T) {
 	digest := bytes.Repeat([]byte{1}, 32)
 	value, cert, err := tower.node.SignBundle(digest)
 	check(t, err)
-	if node, err := lead.node.VerifyBundle(digest, value, cert); err != nil || node != "tower" {
-		t.Errorf("got %q, %v", node, err)
+	if node, removed, err := lead.node.VerifyBundle(digest, value, cert); err != nil || node != "tower" || removed {
+		t.Errorf("got %q, removed %v, %v", node, removed, err)
 	}
 	_, otherCert, err := lead.node.SignBundle(digest)
 	check(t, err)
@@ -449,7 +449,7 @@ func TestABundleIsSignedByAMember(t *testing.T) {
 		"no certificate":          {digest, value, nil},
 		"a namesake of elsewhere": {digest, strange, strangeCert},
 	} {
-		if node, err := lead.node.VerifyBundle(tc.digest, tc.value, tc.cert); err == nil {
+		if node, _, err := lead.node.VerifyBundle(tc.digest, tc.value, tc.cert); err == nil {
 			t.Errorf("%s: taken for %s", name, node)
 		}
 	}
@@ -465,8 +465,11 @@ func TestABundleIsSignedByAMember(t *testing.T) {
 	tower.down()
 	check(t, f.do("sync.node.remove", map[string]any{"node": "tower"}))
 	f.until("the tower is removed", func() bool { p, _ := lead.members.Peer("tower"); return p.Status == Removed })
-	if _, err := lead.node.VerifyBundle(digest, value, cert); err == nil {
-		t.Error("a removed member's bundle is taken")
+	if node, removed, err := lead.node.VerifyBundle(digest, value, cert); err != nil || node != "tower" || !removed {
+		t.Errorf("a removed member's bundle: got %q, removed %v, %v", node, removed, err)
+	}
+	if _, _, err := lead.node.VerifyBundle(digest, strange, cert); err == nil {
+		t.Error("a removed member's certificate is enough")
 	}
 	if _, err := lead.node.SealForMember("tower", key); errCode(err) != "node_removed" {
 		t.Errorf("a bundle for a removed member: %v", err)

@@ -424,20 +424,21 @@ func (c *Credentials) signDigest(digest []byte) (value, certificate []byte, err 
 	return value, c.Leaf().Raw, nil
 }
 
-// verifyDigest names the member that signed a bundle's digest.
-func (c *Credentials) verifyDigest(digest, value, certificate []byte, members *Directory) (node string, err error) {
+// verifyDigest names the node that signed a bundle's digest, a member or one that was removed.
+func (c *Credentials) verifyDigest(digest, value, certificate []byte, members *Directory) (node string, removed bool, err error) {
 	leaf, err := x509.ParseCertificate(certificate)
 	if err != nil {
-		return "", fmt.Errorf("read certificate: %w", err)
+		return "", false, fmt.Errorf("read certificate: %w", err)
 	}
-	if node, _, err = c.verify([]*x509.Certificate{leaf}, members, leaf.NotAfter); err != nil {
-		return "", err
+	node, _, err = c.verify([]*x509.Certificate{leaf}, members, leaf.NotAfter)
+	if removed = errors.Is(err, errExpelled); err != nil && !removed {
+		return "", false, err
 	}
 	key, ok := leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(key, bundleDigest(digest), value) {
-		return "", errors.New("the signature does not match")
+		return "", false, errors.New("the signature does not match")
 	}
-	return node, nil
+	return node, removed, nil
 }
 
 func keyFingerprint(public any) string {
