@@ -11,6 +11,7 @@ import (
 
 	"wispgate/edge/obs"
 	"wispgate/edge/store"
+	"wispgate/sync/cluster"
 )
 
 // A board without a battery starts in 1970, or where its last shutdown was. While it is cut off, nothing tells it better: what was
@@ -28,6 +29,8 @@ type clockFloor struct {
 	log     *slog.Logger
 	passed  func() time.Duration // since the start, whatever happens to the clock
 	kept    atomic.Int64         // nanoseconds, as of the start; 0: nothing was ever written down
+	agreed  cluster.Agreement    // what most voters' clocks say
+	wrong   atomic.Bool          // this one is far ahead of that, and it was said
 }
 
 // least is the floor now; the zero time while there is none.
@@ -92,15 +95,21 @@ func (c *core) clockLoop(ctx context.Context) error {
 
 // keepClock is best effort: on a full disk the mark stays where it is, and the next start is a little earlier.
 func (c *core) keepClock() {
+	_, ahead := c.floor.agreed.Settle(c.now(), c.floor.passed())
+	if wrong := ahead > 0; wrong && !c.floor.wrong.Swap(wrong) {
+		c.log.Error("the clock is ahead of most voters': their time counts here, and nothing falls due", "code", "clock_ahead", "by", ahead.Round(time.Second))
+	} else if !wrong && c.floor.wrong.Swap(wrong) {
+		c.log.Info("the clock agrees with most voters' again")
+	}
 	if err := c.floor.keep(c.store, c.effectiveTime()); err != nil {
 		c.log.Debug("the time was not written down; the next minute tries again", "error", err)
 	}
 }
 
 // effectiveTime is the clock, but never before the last committed time, nor before what the node knew at its last stop: a board without a
-// battery does not travel back.
+// battery does not travel back. And never far ahead of most voters' clocks: time that was committed once cannot be taken back.
 func (c *core) effectiveTime() time.Time {
-	now := c.now()
+	now, _ := c.floor.agreed.Settle(c.now(), c.floor.passed())
 	if last := c.machine.LastTime(); now.Before(last) {
 		now = last
 	}
@@ -114,5 +123,11 @@ func (c *core) effectiveTime() time.Time {
 // whose kernel does not say whether its clock is disciplined (a container, a test host) is believed.
 func (c *core) clockTrusted() bool {
 	now := c.now()
-	return !now.Before(c.machine.LastTime()) && !now.Before(c.floor.least()) && now.Year() >= 2026
+	_, ahead := c.floor.agreed.Settle(now, c.floor.passed())
+	return ahead == 0 && c.floor.trusted(now, c.machine.LastTime())
+}
+
+// trusted is what this node says of its clock by itself.
+func (f *clockFloor) trusted(now, committed time.Time) bool {
+	return !now.Before(committed) && !now.Before(f.least()) && now.Year() >= 2026
 }

@@ -152,3 +152,34 @@ func TestAHighWaterMarkGivesWayOnlyToASynchronisedClock(t *testing.T) {
 		}
 	}
 }
+
+func TestAClockThatJumpsAheadOfMostVotersExpiresNobodyAndDatesNothing(t *testing.T) {
+	t.Parallel()
+	begin := time.Now().UTC().Truncate(time.Second)
+	clock := newHandClock(begin)
+	n := startNodeAt(t, t.TempDir(), clock)
+	n.claim("acme")
+	seedRADIUS(n, begin.Add(4*time.Hour))
+	n.floor.agreed.Say(clock.now(), n.floor.passed()) // as the others do every second
+	clock.set(begin.AddDate(0, 1, 0))
+	if at := n.effectiveTime(); at.Sub(begin) > time.Minute {
+		t.Errorf("it is %v, a month from the others' time", at)
+	}
+	if n.clockTrusted() {
+		t.Error("the clock is trusted")
+	}
+	if s := n.clockStatus(); s.Ahead < 24*3600 {
+		t.Errorf("the status says %+v", s)
+	}
+	if got := n.radiusAnswer("ann", "secret of ann"); got != "accept" {
+		t.Errorf("the login is answered %s: a clock that jumped expired it", got)
+	}
+	n.keepClock()
+	if high := n.floor.least(); high.Sub(begin) > time.Minute {
+		t.Errorf("%v was written down as how late it is", high)
+	}
+	clock.set(begin.Add(time.Minute))
+	if at := n.effectiveTime(); !at.Equal(clock.now()) || !n.clockTrusted() {
+		t.Errorf("set right, it is %v, trusted: %v", at, n.clockTrusted())
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/obs"
 	"wispgate/edge/store"
 	"wispgate/gateway/identity"
 	"wispgate/sync/cluster"
@@ -25,7 +26,10 @@ func credentialsDir(dataDir string) string { return filepath.Join(dataDir, "keys
 func (c *core) openCluster() (*cluster.Node, error) {
 	conf := cluster.Config{
 		Dir: logDir(c.dir), NodeID: c.id.Node, ClusterID: c.id.Cluster, Site: c.id.Site, Version: c.opts.Version, Logger: c.log, Now: c.now,
-		Incarnation: c.id.Incarnation, Directory: c.members,
+		Incarnation: c.id.Incarnation, Directory: c.members, Passed: c.floor.passed, Agreement: &c.floor.agreed,
+		Clock: func() (trusted, synced bool) {
+			return c.floor.trusted(c.now(), c.machine.LastTime()), c.clock.Quality() == obs.Synced
+		},
 	}
 	if c.program == "node" {
 		if err := c.clusterPort(&conf); err != nil {

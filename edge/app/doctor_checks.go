@@ -215,6 +215,12 @@ func checkClock(p *patient) (Finding, bool) {
 		known = p.inside.LastTime
 	}
 	switch behind := known.Sub(p.now); {
+	case p.inside.Status != nil && p.inside.Status.Clock.Ahead > 0:
+		return found(Fail, fix, "The clock is %s ahead of most voters': their time counts here, and nothing falls due", time.Duration(p.inside.Status.Clock.Ahead)*time.Second)
+	case p.skew().Abs() >= mostSkew && p.inside.Status.Clock.Agrees:
+		leader := p.inside.Status.Cluster.Leader
+		return found(Fail, "Set the clock of "+leader+": see that NTP reaches a server there, and its board's battery",
+			"The clock of %s, which leads, differs by %s from this one, which agrees with most voters'", leader, p.skew().Abs())
 	case behind > 0:
 		return found(Fail, fix, "The clock is %s behind what the node knows: nothing falls due", behind.Round(time.Second))
 	case p.skew() >= mostSkew:

@@ -108,6 +108,10 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"log", "not its own", func(p *patient) { p.inside.LogErr, p.inside.LogFix = "The log is behind", "Restore" }, Fail},
 		{"clock", "behind the mark", func(p *patient) { p.inside.High = p.now.Add(time.Hour) }, Fail},
 		{"clock", "behind a commit", func(p *patient) { p.inside.LastTime = p.now.Add(time.Hour) }, Fail},
+		{"clock", "ahead of most voters'", func(p *patient) { p.inside.Status.Clock.Ahead = 3 * 86400 }, Fail},
+		{"clock", "the leader's clock is wrong", func(p *patient) {
+			p.inside.Status.Cluster.ClockAhead, p.inside.Status.Clock.Agrees, p.inside.Status.Cluster.Leader = -3*86400, true, "tower7-b"
+		}, Fail},
 		{"clock", "ahead of the leader", func(p *patient) { p.inside.Status.Cluster.ClockAhead = 3 * 86400 }, Fail},
 		{"clock", "behind the leader", func(p *patient) { p.inside.Status.Cluster.ClockAhead = -3 * 86400 }, Fail},
 		{"clock", "1970", func(p *patient) {

@@ -35,6 +35,8 @@ type ClockStatus struct {
 	Now     time.Time `json:"now"`
 	Quality string    `json:"quality" doc:"synced, holdover or unsynced."`
 	Trusted bool      `json:"trusted" doc:"Whether things fall due."`
+	Ahead   int64     `json:"ahead_seconds,omitempty" doc:"By how much it is ahead of most voters' clocks, where that is too much: then their time counts."`
+	Agrees  bool      `json:"agrees,omitempty" doc:"Whether it is one of a majority of the voters' that agree."`
 }
 
 // JournalStatus is one of the node's journals.
@@ -151,7 +153,7 @@ func with(m, part edge.Module) edge.Module {
 func (c *core) status(program, tenant string, streams func() []uplink.StreamStatus) Status {
 	s := Status{
 		Node: c.id.Node, Site: c.id.Site, Program: program, Version: c.opts.Version, Uptime: int64(c.now().Sub(c.started) / time.Second),
-		Clock:   ClockStatus{Now: c.now().UTC(), Quality: c.clock.Quality().String(), Trusted: c.clockTrusted()},
+		Clock:   c.clockStatus(),
 		Cluster: c.cluster.Status(), Durability: c.durability(), Pending: c.exec.Pending(), Disk: c.store.DiskState(), Journals: map[string]JournalStatus{},
 		Uplink: UplinkStatus{Enabled: streams != nil, Streams: []StreamStatus{}},
 	}
@@ -188,4 +190,10 @@ func driftOf(ctx context.Context, x *exec.Exec) (Drift, error) {
 		d.Drift[i].Keys++
 	}
 	return d, nil
+}
+
+func (c *core) clockStatus() ClockStatus {
+	now := c.now()
+	_, ahead := c.floor.agreed.Settle(now, c.floor.passed())
+	return ClockStatus{Now: now.UTC(), Quality: c.clock.Quality().String(), Trusted: c.clockTrusted(), Ahead: int64(ahead / time.Second), Agrees: c.floor.agreed.Agrees()}
 }

@@ -27,6 +27,9 @@ type stats struct {
 	DiskLow      bool   `json:"disk_low,omitempty"`
 	HoldsCA      bool   `json:"holds_ca,omitempty"`
 	Pending      int64  `json:"pending,omitempty"` // writes it has accepted alone and not handed over
+
+	Clock  time.Time `json:"clock,omitzero"`   // where it trusts it
+	Synced bool      `json:"synced,omitempty"` // something disciplines it
 }
 
 // View is how the leader sees a member.
@@ -38,6 +41,8 @@ type View struct {
 	State   string    `json:"state"`   // leader, follower, candidate, parked
 	DiskLow bool      `json:"disk_low,omitempty"`
 	Voter   bool      `json:"voter"`
+	Clock   time.Time `json:"clock,omitzero"` // as it was at the last answer, and what has passed since; absent: it does not trust it, or is silent
+	Synced  bool      `json:"clock_synced,omitempty"`
 }
 
 // picture is what the leader knows of the members, and what a follower was told of it.
@@ -55,9 +60,10 @@ type picture struct {
 
 type sighting struct {
 	stats
-	first time.Time // answers without a break since
-	last  time.Time // zero: none
-	begun time.Time // since when it is looked at
+	first time.Time     // answers without a break since
+	last  time.Time     // zero: none
+	begun time.Time     // since when it is looked at
+	heard time.Duration // after the program's start
 }
 
 func (p *picture) reset() {
@@ -66,7 +72,7 @@ func (p *picture) reset() {
 	p.seen = map[string]*sighting{}
 }
 
-func (p *picture) note(node string, s stats, err error, now time.Time) {
+func (p *picture) note(node string, s stats, err error, now time.Time, passed time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	g := p.seen[node]
@@ -84,7 +90,7 @@ func (p *picture) note(node string, s stats, err error, now time.Time) {
 	if g.first.IsZero() {
 		g.first = now
 	}
-	g.stats, g.last = s, now
+	g.stats, g.last, g.heard = s, now, passed
 }
 
 func (p *picture) get(node string) (sighting, bool) {
@@ -164,8 +170,10 @@ func (n *Node) views() []View {
 		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter}
 		if v.Node == n.conf.NodeID {
 			v.Seen, v.State, v.Version, v.DiskLow = now, stateName(run.raft.State()), n.machine.Version(), n.diskLow()
+			v.Clock, v.Synced = n.ownClock()
 		} else if g, ok := n.picture.get(v.Node); ok {
 			v.Seen, v.State, v.Version, v.DiskLow = g.last, g.State, g.Version, g.DiskLow
+			v.Clock, v.Synced = g.clockOf(n.conf.Passed())
 			if last > g.LastIndex {
 				v.Lag = last - g.LastIndex
 			}
@@ -219,6 +227,7 @@ func (n *Node) serveStats(_ context.Context, from string, body []byte) ([]byte, 
 	var told []View
 	if err := json.Unmarshal(body, &told); err == nil && from == n.leaderID() {
 		n.picture.hear(told, from, n.conf.Now())
+		n.weigh(told)
 	}
 	return json.Marshal(n.stats())
 }
@@ -228,6 +237,7 @@ func (n *Node) stats() stats {
 		AppliedIndex: n.machine.AppliedIndex(), Version: n.machine.Version(), State: "parked", DiskLow: n.diskLow(),
 		HoldsCA: n.conf.Credentials != nil && n.conf.Credentials.holdsCA(),
 	}
+	s.Clock, s.Synced = n.ownClock()
 	if n.conf.Pending != nil {
 		s.Pending = n.conf.Pending()
 	}
@@ -259,6 +269,7 @@ func (n *Node) look(ctx context.Context, run *running) {
 	}
 	n.picture.tell(views, n.conf.Now()) // what it shows once it leads no more
 	n.ask(ctx, servers(run.raft), told)
+	n.weigh(n.views())
 }
 
 // lookAround is look on a node that hears no leader: which voters it reaches is what an operator needs to know then. It leaves the replicas
@@ -281,6 +292,7 @@ func (n *Node) lookAround(ctx context.Context) {
 		n.picture.mu.Lock()
 		n.picture.around, n.picture.aroundAt = views, n.conf.Now()
 		n.picture.mu.Unlock()
+		n.weigh(views)
 	}
 }
 
@@ -309,7 +321,7 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 					n.stale.Store(true)
 				}
 			}
-			n.picture.note(node, st, err, n.conf.Now())
+			n.picture.note(node, st, err, n.conf.Now(), n.conf.Passed())
 		})
 	}
 	wg.Wait()

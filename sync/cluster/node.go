@@ -32,6 +32,10 @@ type Config struct {
 	Logger    *slog.Logger
 	Now       func() time.Time // time.Now, monotonic reading included
 
+	Passed    func() time.Duration          // since the program began, whatever happened to the clock; nil: by Now's monotonic reading
+	Clock     func() (trusted, synced bool) // of this node; nil: trusted
+	Agreement *Agreement                    // takes what time it is by the others' clocks; nil: one of its own
+
 	Listen      string // address of the cluster port; "": none, for a node that stands alone
 	Advertise   string // where other nodes reach it; "": the address it listens on
 	Network     Network
@@ -79,6 +83,16 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Now == nil {
 		c.Now = time.Now //nolint:forbidigo // the default, which tests in a bubble of their own time need not name
+	}
+	if c.Passed == nil {
+		begun := c.Now()
+		c.Passed = func() time.Duration { return c.Now().Sub(begun) }
+	}
+	if c.Clock == nil {
+		c.Clock = func() (trusted, synced bool) { return true, false }
+	}
+	if c.Agreement == nil {
+		c.Agreement = new(Agreement)
 	}
 	if c.Network == nil {
 		c.Network = tcp{}
