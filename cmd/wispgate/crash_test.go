@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,7 @@ type tower struct {
 	api, noc    *apiClient
 	hook        *hook
 	auth, acct  string
+	router      string // the address that RADIUS sees of us, where it is not loopback
 	policy      string
 	sub         string
 	customer    string
@@ -97,7 +99,7 @@ func (w *tower) subscribe() {
 func (w *tower) sell() {
 	w.t.Helper()
 	a := w.api
-	a.create(w.t, "/api/v1/aaa/nas", map[string]any{"identifier": "ccr", "addresses": []string{"127.0.0.1"}, "vendor": "mikrotik", "secret": nasSecret})
+	a.create(w.t, "/api/v1/aaa/nas", map[string]any{"identifier": "ccr", "addresses": []string{cmp.Or(w.router, "127.0.0.1")}, "vendor": "mikrotik", "secret": nasSecret})
 	w.policy = a.create(w.t, "/api/v1/aaa/policies", map[string]any{"name": "Home", "down_kbps": 20_000_000, "up_kbps": 20_000_000})
 	plan := a.create(w.t, "/api/v1/billing/plans", map[string]any{
 		"code": "home", "name": "Home", "kind": "recurring", "price": map[string]any{"amount_minor": 1999, "currency": "USD"},
@@ -120,6 +122,7 @@ type load struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	turn   int // how often it was run
 
 	mu        sync.Mutex
 	customers map[string]string    // idempotency key → id
@@ -131,8 +134,15 @@ type load struct {
 
 func (w *tower) load(writers, routers int) *load {
 	l := &load{w: w, customers: map[string]string{}, sessions: map[string][2]uint64{}}
+	l.run(writers, routers)
+	return l
+}
+
+// run runs it, also again after finish.
+func (l *load) run(writers, routers int) {
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	w.t.Cleanup(l.cancel)
+	l.w.t.Cleanup(l.cancel)
+	l.turn++
 	for i := range writers {
 		l.wg.Go(func() { l.write(i) })
 	}
@@ -140,7 +150,6 @@ func (w *tower) load(writers, routers int) *load {
 		l.wg.Go(func() { l.account(i) })
 	}
 	l.wg.Go(l.login)
-	return l
 }
 
 // finish lets everyone complete what is under way: nothing that was begun stays undecided.
@@ -168,11 +177,11 @@ func (l *load) problem(format string, args ...any) {
 const gaveUp = time.Minute
 
 // settle repeats a request with its key until it is decided.
-func (l *load) settle(key string, in any) (answer, bool) {
+func (l *load) settle(path, key string, in any) (answer, bool) {
 	pause := time.NewTicker(20 * time.Millisecond)
 	defer pause.Stop()
 	for begun := time.Now(); time.Since(begun) < gaveUp; <-pause.C {
-		a := l.w.api.ask(http.MethodPost, "/api/v1/crm/customers", key, in)
+		a := l.w.api.ask(http.MethodPost, path, key, in)
 		switch {
 		case a.err != nil, a.status == http.StatusServiceUnavailable, a.status == http.StatusGatewayTimeout, a.code() == "in_flight", a.code() == "idempotency_in_flight":
 			continue
@@ -191,13 +200,13 @@ func (l *load) write(lane int) {
 	}
 	var mine []done
 	for n := 0; l.ctx.Err() == nil; n++ {
-		d := done{key: fmt.Sprintf("crash-%d-%d", lane, n)}
+		d := done{key: fmt.Sprintf("crash-%d-%d-%d", l.turn, lane, n)}
 		d.in = map[string]any{"kind": "person", "name": "Customer " + d.key, "external_id": d.key}
 		again := n%5 == 4 && len(mine) > 0
 		if again {
 			d = mine[rand.IntN(len(mine))]
 		}
-		a, ok := l.settle(d.key, d.in)
+		a, ok := l.settle("/api/v1/crm/customers", d.key, d.in)
 		if !ok {
 			return
 		}
@@ -241,7 +250,7 @@ func (l *load) account(lane int) {
 	}
 	defer func() { _ = c.Close() }()
 	for n := 0; l.ctx.Err() == nil; n++ {
-		id := fmt.Sprintf("s%d-%d", lane, n)
+		id := fmt.Sprintf("s%d-%d-%d", l.turn, lane, n)
 		if n%3 > 0 {
 			l.record(c, record{session: id, status: 2, began: time.Now().Add(-time.Minute), seconds: 60, in: uint64(1000 + n), out: uint64(70_000 + n)})
 			continue

@@ -20,7 +20,7 @@ import (
 // A drive is a disk as the worst honest one is: what it was told to write lies in a volatile cache, in no order, until a flush that was asked
 // for after it is answered. A cut keeps what was flushed, and of the rest whatever it likes, down to single sectors.
 type Power struct {
-	// FlushTakes is the longest time of a flush. While one is under way further writes are taken, which it does not cover.
+	// FlushTakes is the longest time of a flush; most take much less. While one is under way further writes are taken, which it does not cover.
 	FlushTakes time.Duration
 	// Lies has drives answer flushes that they do not do, to see that a test finds it out.
 	Lies bool
@@ -34,7 +34,7 @@ type Power struct {
 
 // NewPower switches power on. The seed decides what cuts leave.
 func NewPower(seed uint64) *Power {
-	return &Power{FlushTakes: 5 * time.Millisecond, rng: rand.New(rand.NewPCG(seed, 2))}
+	return &Power{FlushTakes: 200 * time.Millisecond, rng: rand.New(rand.NewPCG(seed, 2))}
 }
 
 // Drive is an image behind a volatile cache. Programs such as qemu reach it as the only export of an NBD server on a unix socket.
@@ -347,7 +347,7 @@ func (c *nbdConn) run() error {
 			p.mu.Unlock()
 			return nil
 		case r.Kind == nbdFlush:
-			before, takes := d.covered(), time.Duration(p.rng.Int64N(int64(p.FlushTakes)+1))
+			before, takes := d.covered(), p.FlushTakes>>p.rng.IntN(10)
 			p.mu.Unlock()
 			time.AfterFunc(takes, func() { c.flushed(before, r.Handle) })
 			continue
