@@ -4,7 +4,7 @@ RUN ?= .
 FUZZTIME ?= 20s
 
 .DEFAULT_GOAL := help
-.PHONY: help build cross run demo test race lint lint-fast fmt fuzz bench e2e powercut cluster tools notices ci
+.PHONY: help build cross run demo test race lint lint-fast fmt fuzz bench e2e powercut vmcut cluster tools notices ci
 
 help: ## list of targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ e2e: ## stories on the built binary
 
 powercut: ## 200 simulated power cuts of store and log, and many more of the journal (root)
 	@scripts/powercut 200
+
+vmcut: ## power cuts of whole virtual machines, ROUNDS=n (root, or qemu and busybox installed)
+	@scripts/vmcut $(or $(ROUNDS),30)
 
 cluster: ## a cluster under harm for HOURS=n: linearizability in one process, then real nodes in network namespaces (root)
 	@scripts/cluster $(or $(HOURS),1)

@@ -138,11 +138,15 @@ func (w *tower) load(writers, routers int) *load {
 	return l
 }
 
-// run runs it, also again after finish.
-func (l *load) run(writers, routers int) {
+func (l *load) begin() {
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.w.t.Cleanup(l.cancel)
 	l.turn++
+}
+
+// run runs it, also again after finish.
+func (l *load) run(writers, routers int) {
+	l.begin()
 	for i := range writers {
 		l.wg.Go(func() { l.write(i) })
 	}
@@ -152,16 +156,20 @@ func (l *load) run(writers, routers int) {
 	l.wg.Go(l.login)
 }
 
-// finish lets everyone complete what is under way: nothing that was begun stays undecided.
-func (l *load) finish() {
+// decided lets everyone complete what is under way: nothing that was begun stays undecided.
+func (l *load) decided() {
 	l.w.t.Helper()
 	l.cancel()
 	l.wg.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if len(l.problems) > 0 {
 		l.w.t.Fatalf("under load: %d problems, the first: %s", len(l.problems), l.problems[0])
 	}
+}
+
+// finish ends it, and expects that it did something.
+func (l *load) finish() {
+	l.w.t.Helper()
+	l.decided()
 	if l.accepted.Load() == 0 || len(l.customers) == 0 || len(l.sessions) == 0 {
 		l.w.t.Fatalf("the load did nothing: %d accepts, %d customers, %d sessions", l.accepted.Load(), len(l.customers), len(l.sessions))
 	}
@@ -173,8 +181,8 @@ func (l *load) problem(format string, args ...any) {
 	l.problems = append(l.problems, fmt.Sprintf(format, args...))
 }
 
-// gaveUp bounds how long one request is repeated.
-const gaveUp = time.Minute
+// gaveUp bounds how long one request is repeated: longer than whoever starts a program waits for it.
+const gaveUp = 2 * pollLimit
 
 // settle repeats a request with its key until it is decided.
 func (l *load) settle(path, key string, in any) (answer, bool) {

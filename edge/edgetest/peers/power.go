@@ -66,6 +66,11 @@ type newest struct {
 // Cut says what a cut of power did to the writes that no flush had covered.
 type Cut struct{ Writes, Kept, Torn, Lost int }
 
+// Add counts what another did as well.
+func (c *Cut) Add(o Cut) {
+	c.Writes, c.Kept, c.Torn, c.Lost = c.Writes+o.Writes, c.Kept+o.Kept, c.Torn+o.Torn, c.Lost+o.Lost
+}
+
 // Drive plugs a drive in until the end of the test.
 func (p *Power) Drive(t testing.TB, image string) *Drive {
 	t.Helper()
@@ -77,12 +82,7 @@ func (p *Power) Drive(t testing.TB, image string) *Drive {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The path of a unix socket is short, a test's folder may be long.
-	dir, err := os.MkdirTemp("", "drive")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &Drive{Socket: filepath.Join(dir, "nbd"), power: p, image: f, size: info.Size(), newest: map[int64]newest{}}
+	d := &Drive{Socket: filepath.Join(t.TempDir(), "nbd"), power: p, image: f, size: info.Size(), newest: map[int64]newest{}}
 	ln, err := net.Listen("unix", d.Socket)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +96,7 @@ func (p *Power) Drive(t testing.TB, image string) *Drive {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		p.era++ // whoever is still connected is not heard any more
-		if err := errors.Join(d.broken, f.Close(), os.RemoveAll(dir)); err != nil {
+		if err := errors.Join(d.broken, f.Close()); err != nil {
 			t.Errorf("drive %s: %v", image, err)
 		}
 	})

@@ -121,8 +121,7 @@ func TestADriveKeepsWhatWasFlushed(t *testing.T) {
 				}
 			}
 		}
-		cut := p.Cut()
-		all.Writes, all.Kept, all.Torn, all.Lost = all.Writes+cut.Writes, all.Kept+cut.Kept, all.Torn+cut.Torn, all.Lost+cut.Lost
+		all.Add(p.Cut())
 		left, err := os.ReadFile(image)
 		if err != nil {
 			t.Fatal(err)
