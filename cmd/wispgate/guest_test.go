@@ -31,7 +31,6 @@ const (
 // guestNode is a node inside a virtual machine: on a disk of its own, with its API and RADIUS forwarded from loopback.
 type guestNode struct {
 	name, conf string
-	drive      *peers.Drive
 	image      string
 	api        int
 	auth, acct int
@@ -63,10 +62,10 @@ const router = "10.0.2.2"
 // newGuest prepares a machine with n nodes and does not start it.
 func newGuest(t *testing.T, n int, seed uint64, conf func(i int) string) *guest {
 	t.Helper()
-	onBuilt(t)
 	if os.Getenv(vmRounds) == "" {
 		t.Skip("cuts the power of virtual machines for minutes: scripts/vmcut runs it")
 	}
+	onBuilt(t)
 	qemu, mkfs := peers.NeedProgram(t, "qemu-system-x86_64"), peers.NeedProgram(t, "mkfs.ext4")
 	g := &guest{t: t, dir: t.TempDir(), sockets: t.TempDir(), power: peers.NewPower(seed)}
 	if keep := os.Getenv(vmFolder); keep != "" {
@@ -82,35 +81,20 @@ func newGuest(t *testing.T, n int, seed uint64, conf func(i int) string) *guest 
 		t.Log("without KVM: the machine is emulated, with one processor, because a second one stands still now and then")
 		accel, cpu, cpus = "tcg", "max", "1"
 	}
-	memory := 256 + 256*n
 	g.line = []string{
-		qemu, "-M", "q35", "-accel", accel, "-cpu", cpu, "-smp", cpus, "-m", fmt.Sprint(memory), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+		qemu, "-M", "q35", "-accel", accel, "-cpu", cpu, "-smp", cpus, "-m", fmt.Sprint(256 + 256*n), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-kernel", kernel, "-initrd", filepath.Join(g.dir, "initrd"),
 		"-chardev", "file,id=console,append=on,path=" + g.console, "-serial", "chardev:console",
 		"-chardev", "socket,id=shell,server=on,wait=off,path=" + filepath.Join(g.sockets, "shell"), "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell",
 	}
 	forwards := "user,id=net,ipv6=off"
 	for i := range n {
-		m := &guestNode{name: fmt.Sprint("n", 7+i), image: filepath.Join(g.dir, fmt.Sprintf("disk%d", i)), api: freePort(t), auth: freePort(t), acct: freePort(t)}
-		m.conf = named(m.name) + fmt.Sprintf(`
-radius: {auth_listen: [":%d"], acct_listen: [":%d"], workers: 2, reject_delay: 0s}
-api: {listen: ":%d", admin_listen: ""}
-%s`, m.auth, m.acct, m.api, conf(i))
-		m.conf = strings.ReplaceAll(m.conf, "DATA", "/disk/"+m.name+"/data")
+		m := g.add(mkfs, conf(i))
 		ram = append(ram, file{"nodes/" + m.name + ".yaml", []byte(m.conf)}, file{"nodes/" + m.name + ".disk", fmt.Appendf(nil, "vd%c\n", 'a'+i)})
-		f, err := os.Create(m.image)
-		must(t, err)
-		must(t, errors.Join(f.Truncate(1<<30), f.Close()))
-		peers.Run(t, mkfs, "-q", "-F", "-m", "0", m.image)
-		m.drive = g.power.Drive(t, m.image)
-		g.line = append(g.line,
-			// The guest's page cache and the drive's are all there is: qemu keeps nothing, and passes each flush on.
-			"-blockdev", fmt.Sprintf("driver=nbd,node-name=disk%d,server.type=unix,server.path=%s,cache.direct=on,cache.no-flush=off", i, m.drive.Socket),
-			"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,write-cache=on", i))
-		for _, f := range []string{fmt.Sprintf("tcp:127.0.0.1:%d-:%d", m.api, m.api), fmt.Sprintf("udp:127.0.0.1:%d-:%d", m.auth, m.auth), fmt.Sprintf("udp:127.0.0.1:%d-:%d", m.acct, m.acct)} {
-			forwards += ",hostfwd=" + f
+		for _, port := range []string{fmt.Sprint("tcp ", m.api), fmt.Sprint("udp ", m.auth), fmt.Sprint("udp ", m.acct)} {
+			kind, number, _ := strings.Cut(port, " ")
+			forwards += fmt.Sprintf(",hostfwd=%s:127.0.0.1:%s-:%s", kind, number, number)
 		}
-		g.nodes = append(g.nodes, m)
 	}
 	g.line = append(g.line, "-netdev", forwards, "-device", "virtio-net-pci,netdev=net,romfile=")
 	must(t, os.WriteFile(filepath.Join(g.dir, "initrd"), archive(ram), 0o600))
@@ -125,6 +109,28 @@ api: {listen: ":%d", admin_listen: ""}
 		}
 	})
 	return g
+}
+
+// add adds a node, its disk and its ports.
+func (g *guest) add(mkfs, conf string) *guestNode {
+	g.t.Helper()
+	t, i := g.t, len(g.nodes)
+	m := &guestNode{name: fmt.Sprint("n", 7+i), image: filepath.Join(g.dir, fmt.Sprint("disk", i)), api: freePort(t), auth: freePort(t), acct: freePort(t)}
+	m.conf = named(m.name) + fmt.Sprintf(`
+radius: {auth_listen: [":%d"], acct_listen: [":%d"], workers: 2, reject_delay: 0s}
+api: {listen: ":%d", admin_listen: ""}
+%s`, m.auth, m.acct, m.api, conf)
+	m.conf = strings.ReplaceAll(m.conf, "DATA", "/disk/"+m.name+"/data")
+	f, err := os.Create(m.image)
+	must(t, err)
+	must(t, errors.Join(f.Truncate(1<<30), f.Close()))
+	peers.Run(t, mkfs, "-q", "-F", "-m", "0", m.image)
+	g.line = append(g.line,
+		// The guest's page cache and the drive's are all there is: qemu keeps nothing, and passes each flush on.
+		"-blockdev", fmt.Sprintf("driver=nbd,node-name=disk%d,server.type=unix,server.path=%s,cache.direct=on,cache.no-flush=off", i, g.power.Drive(t, m.image).Socket),
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=disk%d,write-cache=on", i))
+	g.nodes = append(g.nodes, m)
+	return m
 }
 
 func (g *guest) testdata(name string) []byte {
