@@ -332,7 +332,7 @@ func (c *core) open(modules []edge.Module, flows []edge.Flow, retention time.Dur
 		Modules: modules, Flows: flows, Machine: c.machine, Store: c.store, Secrets: c.secrets, Now: c.effectiveTime, Trusted: c.clockTrusted,
 		Logger: c.log, Observer: newExecMetrics(c.metrics), EventRetention: retention,
 		Node: c.id.Node, Sign: func(message []byte) []byte { return ed25519.Sign(c.sign, message) }, Queue: c.queue, Durability: c.durability,
-		Patience: patience(c.opts.Config.Cluster.Network), Alone: c.alone, Expelled: c.expelled, FeatureLevel: cluster.FeatureLevel,
+		Patience: patience(c.opts.Config.Cluster.Network), Alone: c.alone, Expelled: c.expelled, Unheard: cluster.Unheard, FeatureLevel: cluster.FeatureLevel,
 	})
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package exec_test
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,4 +111,63 @@ func TestALongWriteThatIsRefusedIsAConflictAndHoldsNobodyUp(t *testing.T) {
 	if got := labels(t, leader)["a"]; got != "95000" {
 		t.Errorf("what was done after all has %q octets, want all of them", got)
 	}
+}
+
+// pourBox does something that counts each time. onPour is called on the leader before it is committed.
+var onPour atomic.Pointer[func()]
+
+type pour struct {
+	ID edge.ID `json:"id" check:"prefix=box"`
+}
+
+var pourBox = edge.Command[pour, box]{
+	Name: "test.box.pour", Scope: "test:write", Summary: "Pour into a box.", Class: edge.Write, Offline: true,
+	Handle: func(tx edge.Tx, in pour) (box, error) {
+		b, err := boxes.Get(tx, in.ID)
+		if err != nil {
+			return b, err
+		}
+		if f := onPour.Load(); f != nil {
+			(*f)()
+		}
+		b.Color += "+"
+		return b, boxes.Put(tx, &b)
+	},
+}
+
+// A write is committed while its node loses the link, so that the node hears no answer and queues it. It is cut off for longer than answers are
+// kept. As long as the cluster misses it, they are kept all the same.
+func TestAWriteOfUnknownOutcomeThatWaitsForDaysCountsOnce(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		var lost atomic.Pointer[time.Time]
+		m := offline()
+		m.Ops = append(m.Ops, pourBox.Op())
+		c := edgetest.NewCluster(t, 2, edgetest.Modules(m, syncPart()), quick, func(c *exec.Config) {
+			c.Unheard = func(edge.View) (since time.Time, err error) {
+				if at := lost.Load(); at != nil {
+					since = *at
+				}
+				return since, nil
+			}
+		})
+		leader, tower := c.Nodes[0], c.Nodes[1]
+		b := edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a"})
+		lost.Store(new(leader.Clock.Now().Add(-time.Hour)))
+		onPour.Store(new(tower.Cut))
+		_, r, err := edgetest.Try[box](tower.Harness, acme, edge.Request{Key: "k"}, pourBox.Name, pour{b.ID})
+		if err != nil || r.State != "pending" {
+			t.Fatalf("got %+v, %v", r, err)
+		}
+		onPour.Store(nil)
+		for range 5 * 24 {
+			leader.Clock.Advance(time.Hour)
+			tower.Clock.Advance(time.Hour)
+			time.Sleep(time.Minute) // of the bubble: the janitor looks
+		}
+		tower.HealAndDrain()
+		if got := labels(t, leader)["a"]; got != "+" {
+			t.Errorf("it was poured %q", got)
+		}
+		c.Close()
+	})
 }

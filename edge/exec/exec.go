@@ -83,6 +83,8 @@ type Config struct {
 	Alone func() bool
 	// Expelled is why nothing that this node accepts would ever reach the cluster; nil, or its answer nil: it would.
 	Expelled func() error
+	// Unheard is since when a node of the cluster may hold writes that it has not handed over, by the state; the zero time, or nil: none does.
+	Unheard func(v edge.View) (since time.Time, err error)
 	// OverlayBytes is how many octets of pending effects stay in memory before they move to the store; 0: 4 MB.
 	OverlayBytes int
 	// Patience is how long a command waits for a leader before it is accepted as pending or refused; 0: two seconds.

@@ -20,6 +20,8 @@ const (
 
 	// keepAnswers is how long an answer is kept: longer than the oldest outbox a phone may hold.
 	keepAnswers = 96 * time.Hour
+	// awaitMost is how long it is kept while a node is away that may hold the same write in its queue: a bound for what a dead node costs.
+	awaitMost = 30 * 24 * time.Hour
 )
 
 type answer struct {
@@ -134,10 +136,24 @@ func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool
 	return reply, true, nil
 }
 
-// pruneAnswers removes answers past their time, a bounded number at once; more says that others wait.
+// pruneAnswers removes answers past their time, a bounded number at once; more says that others wait. While a node is away, those of that time
+// stay: it may have queued a write whose outcome it did not hear, or that was also made elsewhere, and only the answer tells that it is done.
 func (x *Exec) pruneAnswers(ctx context.Context) (bool, error) {
 	return x.part(ctx, func(t *tx) (more bool, err error) {
-		limit := opxPrefix + t.Now().Add(-keepAnswers).UTC().Format(hourForm)
+		until := t.Now().Add(-keepAnswers)
+		if x.cfg.Unheard != nil {
+			since, err := x.cfg.Unheard(t)
+			if err != nil {
+				return false, err
+			}
+			if least := t.Now().Add(-awaitMost); !since.IsZero() && since.Before(until) {
+				until = since
+				if until.Before(least) {
+					until = least
+				}
+			}
+		}
+		limit := opxPrefix + until.UTC().Format(hourForm)
 		n := 0
 		var gone []string
 		err = t.scan(opxPrefix, "", func(key string, _ []byte) (bool, error) {

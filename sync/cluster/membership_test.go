@@ -582,3 +582,26 @@ func TestANodeAmongOthersDoesNotStartWithoutItsPort(t *testing.T) {
 	}
 	check(t, errors.Join(m.Close(), s.Close()))
 }
+
+// While a node is away that may have queued what was committed under the same key, answers are kept for it.
+func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	lead, away := f.leader(), f.bird("n2")
+	if away == lead {
+		away = f.bird("n3")
+	}
+	since := func() time.Time { return unheard(lead.members.Peers()) }
+	if since := since(); !since.IsZero() {
+		t.Errorf("nobody is away, and something may wait since %v", since)
+	}
+	begin := time.Now()
+	away.down()
+	f.until("it is missed", func() bool { return !since().IsZero() })
+	if since := since(); since.After(begin) || begin.Sub(since) > 2*lateWord {
+		t.Errorf("something may wait since %v, it is away since %v", since, begin)
+	}
+	away.up()
+	f.until("it is back, and nothing waits", func() bool { return since().IsZero() })
+}

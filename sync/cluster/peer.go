@@ -119,6 +119,28 @@ func allPeers(v edge.View) ([]Peer, error) {
 	return list, nil
 }
 
+// lateWord is how long before the leader missed a node that node may have accepted what nobody heard of.
+const lateWord = time.Hour
+
+// Unheard is since when a node that belongs to the cluster may hold writes that it has not handed over; the zero time where none does. A node counts as lost
+// until it is back and nothing waits in it any more.
+func Unheard(v edge.View) (since time.Time, err error) {
+	all, err := allPeers(v)
+	return unheard(all), err
+}
+
+func unheard(all []Peer) (since time.Time) {
+	for i := range all {
+		if at := all[i].LostAt; at != nil && (since.IsZero() || at.Before(since)) {
+			since = *at
+		}
+	}
+	if !since.IsZero() {
+		since = since.Add(-lateWord)
+	}
+	return since
+}
+
 // mayLose refuses to take the vote of a node when the voters that remain and are well would be no majority of those that remain. force
 // overrules it, but never for the last voter.
 func mayLose(all []Peer, node string, well []string, force bool) error {
