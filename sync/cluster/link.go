@@ -91,8 +91,8 @@ func (l *links) call(ctx context.Context, to string, r request) ([]byte, error) 
 	select {
 	case p.slots <- struct{}{}:
 		defer func() { <-p.slots }()
-	case <-ctx.Done():
-		return nil, errOverloaded()
+	case <-ctx.Done(): // nothing was sent; to whoever waited it is as if the other end were away, which it may well be
+		return nil, quorumLost()
 	}
 	k, err := l.open(ctx, to, p)
 	if err != nil {

@@ -207,6 +207,32 @@ func TestMoreThanTheBoundIsOverloaded(t *testing.T) {
 	}
 }
 
+// A link may be dead for some seconds before anybody knows. Whoever waits behind those whose answers never come was not sent, and may be told so: what may
+// wait for the cluster is then kept.
+func TestWhoWaitsBehindALinkThatIsDeadWasNotSent(t *testing.T) {
+	f, leader, other := pair(t)
+	f.reaches(other, leader)
+	held := make(chan struct{}, maxInFlight)
+	leader.node.Handle("hold", func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+		held <- struct{}{}
+		<-ctx.Done()
+		return nil, nil
+	})
+	first, stop := context.WithCancel(within(t, time.Minute))
+	var wg sync.WaitGroup
+	for range maxInFlight {
+		wg.Go(func() { _, _ = other.node.Call(first, "n1", "hold", nil) })
+	}
+	for range maxInFlight {
+		<-held
+	}
+	if _, err := other.node.Call(within(t, 50*time.Millisecond), "n1", "hold", nil); !errors.Is(err, ErrQuorumLost) {
+		t.Errorf("got %v, want quorum_lost", err)
+	}
+	stop()
+	wg.Wait()
+}
+
 // FuzzFrames feeds the answering end what a broken peer might send: it must not panic, and what it reads it can write again.
 func FuzzFrames(f *testing.F) {
 	f.Add(frame{kind: kindRequest, id: 7, payload: request{method: "m", wait: time.Second, leader: true, body: []byte("b")}.encode()}.append(nil))
