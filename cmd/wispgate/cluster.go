@@ -522,27 +522,32 @@ func (c *cli) clusterRepair() *cobra.Command {
 }
 
 func (c *cli) clusterRecover() *cobra.Command {
-	yes := false
+	yes, dryRun := false, false
 	cmd := &cobra.Command{
 		Use: "recover", Short: "Make this node the only one of its cluster, when the majority is gone for good", Args: takes(),
 		Long: `Make the node of this data folder the only one of its cluster. For the day when a majority of the voters is dead and does not return: as
 long as one may, wait, because nothing that was acknowledged is lost yet.
 
-The daemon must not run. Choose the node whose "version" in "wispgate status" is highest. What other nodes had acknowledged and this one
-never received is lost. The cluster begins a new incarnation, so the NOC tells its history from the old one's. All other nodes are
-removed: let those that live deliver what waits in them (wispgate status: pending), then empty their data folders and let them join again.`,
+The daemon must not run. Choose the node whose log goes furthest: the highest "last_term", and among those that share it the highest
+"last_index". "wispgate sync status" shows both where the daemon runs, and --dry-run in the folder of one that is stopped. Do not go by "version": an
+entry counts there only once it is applied. What other nodes had acknowledged and this one never received is lost.
+
+The cluster begins a new incarnation, so the NOC tells its history from the old one's. A replica makes a new CA for it, since only voters hold
+the key of the old one. All other nodes are removed: let those that live deliver what waits in them (wispgate status: pending), then empty their
+data folders and let them join again.`,
 	}
 	file := c.configFlag(cmd)
 	cmd.Flags().BoolVar(&yes, "yes-the-others-are-gone", false, "say that you have read this and mean it")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "show how far this node's log goes and change nothing")
 	cmd.RunE = func(*cobra.Command, []string) error {
-		if !yes {
+		if !yes && !dryRun {
 			return usageError("recover changes history: read wispgate cluster recover --help, then say --yes-the-others-are-gone")
 		}
 		cfg, _, err := c.load(*file)
 		if err != nil {
 			return err
 		}
-		done, err := app.RecoverCluster(cfg, c.std.err)
+		done, err := app.RecoverCluster(cfg, c.std.err, dryRun)
 		if err != nil {
 			return err
 		}

@@ -58,6 +58,7 @@ type syncStanding struct {
 	Version       uint64     `json:"version"`
 	Term          uint64     `json:"term"`
 	CommitIndex   uint64     `json:"commit_index"`
+	LastTerm      uint64     `json:"last_term"`
 	LastIndex     uint64     `json:"last_index"`
 	Removed       bool       `json:"removed,omitempty"`
 
@@ -68,7 +69,8 @@ func (c *cli) syncStatus() *cobra.Command {
 	return &cobra.Command{
 		Use: "status", Short: "Show what waits here, since when the node is cut off, who leads, and open conflicts", Args: takes(),
 		Long: `Show how this node stands to its cluster: how many writes wait and since when, whether it is cut off, which node leads, how many log entries
-it lacks as the leader last said ("-": nobody has said), and how many conflicts of the tenant are open (--tenant, where there are several).`,
+it lacks as the leader last said ("-": nobody has said), and how many conflicts of the tenant are open (--tenant, where there are several).
+last_term and last_index are those of the last entry in its log, applied or not: of nodes without a leader, the one where they are highest holds the most.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := c.standing(cmd.Context())
 			if err != nil {
@@ -100,6 +102,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 		Cluster struct {
 			State, Leader string
 			Version, Term uint64
+			LastTerm      uint64 `json:"last_term"`
 			LastIndex     uint64 `json:"last_index"`
 			CommitIndex   uint64 `json:"commit_index"`
 			Removed       bool
@@ -128,7 +131,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 	s = syncStanding{
 		Node: st.Node, State: st.Cluster.State, Leader: st.Cluster.Leader, CutOff: st.Pending.CutOff, CutOffSince: st.Pending.Since, Pending: st.Pending.Waiting,
 		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
-		CommitIndex: st.Cluster.CommitIndex, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
+		CommitIndex: st.Cluster.CommitIndex, LastTerm: st.Cluster.LastTerm, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {

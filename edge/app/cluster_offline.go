@@ -184,17 +184,18 @@ func unclaimed(dir string) error {
 	return nil
 }
 
-// ClusterRecovered is what "wispgate cluster recover" did.
+// ClusterRecovered is what "wispgate cluster recover" did or, with a dry run, would do.
 type ClusterRecovered struct {
 	Cluster     string `json:"cluster"`
 	Node        string `json:"node"`
-	Incarnation string `json:"incarnation"`
+	Incarnation string `json:"incarnation,omitempty"`
 	Was         string `json:"was"`
-	Version     uint64 `json:"version"`
+	cluster.Standing
 }
 
-// RecoverCluster makes the node of a data folder, which must not run, the only one of its cluster and begins a new incarnation of it.
-func RecoverCluster(cfg config.Config, log io.Writer) (done ClusterRecovered, err error) {
+// RecoverCluster makes the node of a data folder, which must not run, the only one of its cluster and begins a new incarnation of it. A dry
+// run only says how far the node's log goes.
+func RecoverCluster(cfg config.Config, log io.Writer, dryRun bool) (done ClusterRecovered, err error) {
 	dir := cfg.Node.DataDir
 	if _, err := os.Stat(filepath.Join(dir, "node.json")); err != nil {
 		return done, &edge.Error{Kind: edge.NotFound, Code: "data_dir", Message: "There is no node in the data folder " + dir, Fix: "Name its configuration with --config"}
@@ -217,11 +218,21 @@ func RecoverCluster(cfg config.Config, log io.Writer) (done ClusterRecovered, er
 		return done, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	done = ClusterRecovered{Cluster: id.Cluster, Node: id.Node, Was: id.Incarnation, Version: m.Version()}
+	conf := cluster.Config{Dir: logDir(dir), NodeID: id.Node, ClusterID: id.Cluster, Incarnation: id.Incarnation, Logger: logger}
+	if keys := credentialsDir(dir); cluster.CredentialsExist(keys) { // a node that never had a port makes them when it gets one
+		if conf.Credentials, err = cluster.LoadCredentials(keys, id.Cluster, id.Node); err != nil {
+			return done, err
+		}
+	}
+	done = ClusterRecovered{Cluster: id.Cluster, Node: id.Node, Was: id.Incarnation}
+	if done.Standing, err = cluster.Stands(conf, m); err != nil || dryRun {
+		return done, err
+	}
 	id.Incarnation = shortRandom()
 	done.Incarnation = id.Incarnation
 	if err := id.write(dir); err != nil { // first: a new history under the old name would mean two things
 		return done, err
 	}
-	return done, cluster.Recover(cluster.Config{Dir: logDir(dir), NodeID: id.Node, ClusterID: id.Cluster, Logger: logger}, m)
+	done.Standing, err = cluster.Recover(conf, m)
+	return done, err
 }

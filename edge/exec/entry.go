@@ -40,6 +40,11 @@ type Entry struct {
 	Ops  []Op   // in order; the last one on a key wins
 }
 
+// Follows says whether the entry, in a log's entry of a term, builds on the state at a version. Applied to any other it changes nothing.
+func (e *Entry) Follows(version, term uint64) bool {
+	return e.Base == version && (e.Term == 0 || e.Term == term)
+}
+
 // Fits says whether ops operations of cost octets together (Op.Cost) make one entry.
 func Fits(ops, cost int) bool { return ops <= MaxOps && cost+entryFixed <= MaxEntry }
 

@@ -196,7 +196,7 @@ func (m *Machine) apply(le *LogEntry) error {
 		return err
 	}
 	at.index, at.term = le.Index, le.Term
-	if e.Base != at.version || e.Term != 0 && e.Term != le.Term {
+	if !e.Follows(at.version, le.Term) {
 		m.publish(at, nil)
 		return ErrStale
 	}

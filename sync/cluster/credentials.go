@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -43,17 +44,19 @@ const (
 	caKeyFile  = "ca.key" // on voters only
 	certFile   = "node.crt"
 	keyFile    = "node.key"
+	formerFile = "ca.former.crt" // CAs from before a recovery, on the node that made the new one
 )
 
 // Credentials are a node's certificate with its key, the cluster's CA and, on a voter, the CA's key. They stand in a folder of their own.
 type Credentials struct {
 	dir, cluster, node string
 
-	mu    sync.RWMutex
-	ca    *x509.Certificate
-	caKey *ecdsa.PrivateKey // nil on a replica
-	key   *ecdsa.PrivateKey
-	leaf  *x509.Certificate
+	mu     sync.RWMutex
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey // nil on a replica
+	former []*x509.Certificate
+	key    *ecdsa.PrivateKey
+	leaf   *x509.Certificate
 }
 
 // MakeCredentials reads the credentials in dir or, where there are none, makes the CA of a new cluster and this node's certificate.
@@ -116,6 +119,9 @@ func (c *Credentials) loadCA() (err error) {
 	if c.ca, err = readCert(filepath.Join(c.dir, caCertFile)); err != nil {
 		return err
 	}
+	if c.former, err = readCerts(filepath.Join(c.dir, formerFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	key, err := readKey(filepath.Join(c.dir, caKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -124,6 +130,39 @@ func (c *Credentials) loadCA() (err error) {
 		c.caKey = key
 	}
 	return err
+}
+
+// succeed makes a new CA and this node's certificate by it, where the node does not hold the key of the present one: it goes on without the
+// nodes that do, and could let nobody in. It keeps the old CA's certificate, by which it knows again whom it has left behind, and its own key,
+// by which they know it. Where the power goes in between, the next attempt ends what this one began.
+func (c *Credentials) succeed(now time.Time) (made bool, err error) {
+	if !c.holdsCA() {
+		if err := c.rememberCA(); err != nil {
+			return false, err
+		}
+		if err := c.makeCA(); err != nil {
+			return false, err
+		}
+		made = true
+	}
+	if c.Leaf().CheckSignatureFrom(c.CA()) == nil {
+		return made, nil
+	}
+	return made, c.renewSelf(now)
+}
+
+// rememberCA puts the present CA among the former ones.
+func (c *Credentials) rememberCA() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.ContainsFunc(c.former, c.ca.Equal) {
+		c.former = append(c.former, c.ca)
+	}
+	var all []byte
+	for _, ca := range c.former {
+		all = append(all, certPEM(ca.Raw)...)
+	}
+	return writeAtomic(c.dir, formerFile, all)
 }
 
 // makeCA makes the authority of a new cluster. Its validity is never looked at, so it has no end (RFC 5280, 4.1.2.5).
@@ -496,6 +535,22 @@ func readKey(path string) (*ecdsa.PrivateKey, error) {
 		return nil, fmt.Errorf("read %s: not an ECDSA key", path)
 	}
 	return key, nil
+}
+
+// readCerts reads certificates that stand one after the other.
+func readCerts(path string) (list []*x509.Certificate, err error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read cluster credentials: %w", err)
+	}
+	for block, rest := pem.Decode(raw); block != nil; block, rest = pem.Decode(rest) {
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("read %s: %w", path, err)
+		}
+		list = append(list, cert)
+	}
+	return list, nil
 }
 
 func readCert(path string) (*x509.Certificate, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -415,8 +416,8 @@ func TestALeaderWhoseLogHangsIsFollowedAtOnce(t *testing.T) {
 	f.put("w", "k", "v")
 }
 
-// The key of the cluster's CA is on voters only. A replica with which an operator begins anew makes another, decides, and lets others in.
-func TestAReplicaThatBeginsAnewLetsOthersIn(t *testing.T) {
+// The key of the cluster's CA is on voters only. A replica that began anew without another CA, as older programs had it, makes one as soon as it leads.
+func TestAReplicaThatBeganAnewWithoutAKeyMakesOneAndLetsOthersIn(t *testing.T) {
 	f := newFlock(t, nil)
 	f.found("n1")
 	f.grow(Replica, "n2")
@@ -426,7 +427,11 @@ func TestAReplicaThatBeginsAnewLetsOthersIn(t *testing.T) {
 	f.settled()
 	f.bird("n1").down()
 	left.down()
-	check(t, left.recover())
+	check(t, left.offline(func(c Config, m *exec.Machine) error {
+		c.Credentials = nil
+		_, err := Recover(c, m)
+		return err
+	}))
 	left.up()
 	f.until("it decides, and can sign", func() bool {
 		p, _ := left.members.Peer("n2")
@@ -453,7 +458,12 @@ func TestTheLastVoterBeginsAnewAndTheOthersAreRefused(t *testing.T) {
 		b.down()
 	}
 	left := f.bird("n2")
-	check(t, left.recover())
+	ca := left.authority()
+	_, err := left.recover()
+	check(t, err)
+	if left.authority() != ca {
+		t.Error("a voter, which holds the key of the CA, has made another")
+	}
 	left.up()
 	check(t, left.node.WaitLeader(within(t, time.Minute)))
 	f.until("the others are removed", func() bool { return len(left.members.Peers()) == 1 })
@@ -473,7 +483,106 @@ func TestTheLastVoterBeginsAnewAndTheOthersAreRefused(t *testing.T) {
 	}
 }
 
-func (b *bird) recover() (err error) {
+// authority is the fingerprint of the CA in a stopped node's folder.
+func (b *bird) authority() string {
+	b.f.t.Helper()
+	c, err := LoadCredentials(b.keysDir(), "c1", b.name)
+	check(b.f.t, err)
+	return c.Authority()
+}
+
+// A replica does not hold the key of the CA, so the cluster that it goes on as needs another: else nobody could ever join.
+func TestAReplicaThatBeginsAnewLetsOthersIn(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Replica, "n2")
+	f.put("w1", "k", "kept")
+	f.settledAt(f.bird("n2"))
+	f.bird("n1").down()
+	left := f.bird("n2")
+	left.down()
+	delete(f.birds, "n1")
+	ca := left.authority()
+	at, err := left.recover()
+	check(t, err)
+	again, err := left.recover() // as after a power cut in the middle of the first
+	check(t, err)
+	if left.authority() == ca || !at.NewCA || again.NewCA || again.LastIndex != at.LastIndex+1 {
+		t.Errorf("the CA has not become another, once: %+v, %+v", at, again)
+	}
+	left.up()
+	f.until("it is the only node, and a voter by its record", func() bool {
+		p, ok := left.members.Peer("n2")
+		return ok && p.Role == Voter && p.Voter && p.Status == Joined && len(left.members.Peers()) == 1
+	})
+	if v := left.machine.Version(); v < at.Version {
+		t.Errorf("the state is at %d, recover said %d", v, at.Version)
+	}
+	f.grow(Voter, "n4")
+	f.grow(Replica, "n5")
+	check(t, f.do("sync.node.promote", PeerRef{"n5"}))
+	f.until("three voters, who can all sign", func() bool {
+		return len(f.leader().node.Status().Voters) == 3 && f.bird("n4").node.conf.Credentials.holdsCA() && f.bird("n5").node.conf.Credentials.holdsCA()
+	})
+	f.settled()
+	if r, err := f.bird("n5").read(t.Context(), "k"); err != nil || r.Value != "kept" {
+		t.Errorf("got %+v, %v", r, err)
+	}
+}
+
+// Whom to recover goes by the last entry: a vote for somebody who never came to lead raises a node's term and not its log, and the state may be
+// behind the log when a node dies.
+func TestHowFarALogGoesIsToldByItsLastEntry(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	f.put("w1", "k", "1")
+	b.down()
+	old := b.dir + ".old"
+	check(t, os.CopyFS(old, os.DirFS(filepath.Join(b.dir, "store"))))
+	b.up()
+	f.put("w2", "k", "2")
+	f.put("w3", "k", "3")
+	f.settledAt(b)
+	was := b.node.Status()
+	if was.LastTerm != was.Term || was.LastIndex < was.AppliedIndex || was.LastIndex == 0 {
+		t.Errorf("while it leads: %+v", was)
+	}
+	b.node.park(parkedLog)
+	if at := b.node.Status(); at.LastTerm != was.LastTerm || at.LastIndex < was.LastIndex {
+		t.Errorf("parked: %+v, was %+v", at, was)
+	}
+	version := b.machine.Version()
+	b.down()
+	check(t, os.RemoveAll(filepath.Join(b.dir, "store")))
+	check(t, os.Rename(old, filepath.Join(b.dir, "store"))) // as after a kill before the last flush
+	check(t, b.offline(func(c Config, m *exec.Machine) error {
+		c, err := c.withDefaults()
+		check(t, err)
+		log, err := openWAL(&c)
+		check(t, err)
+		check(t, errors.Join(log.SetUint64(keyTerm, was.Term+7), log.Close())) // it voted for one who did not come to lead
+		at, err := Stands(c, m)
+		if m.Version() >= version || at.Version != version || at.Term != was.LastTerm || at.LastIndex < was.LastIndex || at.NewCA {
+			t.Errorf("the log goes to %+v, want version %d of %d, was %+v", at, version, m.Version(), was)
+		}
+		return err
+	}))
+	b.up()
+	check(t, b.node.WaitLeader(within(t, time.Minute)))
+	f.until("it has applied that", func() bool { return b.machine.Version() >= version })
+}
+
+// recover is what the command does at a stopped node.
+func (b *bird) recover() (at Standing, err error) {
+	err = b.offline(func(c Config, m *exec.Machine) (err error) {
+		at, err = Recover(c, m)
+		return err
+	})
+	return at, err
+}
+
+// offline does something with a stopped node's folder.
+func (b *bird) offline(do func(Config, *exec.Machine) error) error {
 	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
 	if err != nil {
 		return err
@@ -484,7 +593,10 @@ func (b *bird) recover() (err error) {
 	}
 	c := b.config()
 	c.Listen = ""
-	return errors.Join(Recover(c, m), m.Close(), s.Close())
+	if c.Credentials, err = LoadCredentials(b.keysDir(), c.ClusterID, c.NodeID); err == nil {
+		err = do(c, m)
+	}
+	return errors.Join(err, m.Close(), s.Close())
 }
 
 func TestALeaderStopsAtOnceWhileItWaitsForASilentCopy(t *testing.T) {

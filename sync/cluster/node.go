@@ -132,11 +132,12 @@ type Node struct {
 	machine *exec.Machine
 	log     *slog.Logger
 
-	mu      sync.RWMutex
-	run     *running // nil while parked
-	former  *running // that was parked last
-	parked  string   // why, "" while it runs
-	changed chan struct{}
+	mu       sync.RWMutex
+	run      *running // nil while parked
+	former   *running // that was parked last
+	parked   string   // why, "" while it runs
+	parkedAt Standing // how far the log went then
+	changed  chan struct{}
 
 	handlers map[string]Handler // guarded by mu
 

@@ -167,9 +167,10 @@ func (p *Peer) lose(at time.Time) {
 	p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
 }
 
-// survive makes the node one with which the cluster begins anew: it votes, and no earlier wish holds.
+// survive makes the record that of a node which goes on alone. Whether it has its vote the leader's worker sees.
 func (p *Peer) survive() {
-	p.Role, p.ReplacedBy, p.LostAt, p.LeadAt, p.RepairAt = Voter, "", nil, nil, nil
+	p.Role, p.Status, p.RemovedAt, p.ReplacedBy = Voter, Joined, nil, ""
+	p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
 }
 
 // NodeJoined says that a node was let into the cluster.

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"slices"
 	"time"
 
 	"wispgate/edge"
@@ -178,27 +179,30 @@ type Survivors struct {
 	Nodes []string `json:"nodes" check:"min=1 max=64 item.max=64" doc:"The nodes that go on."`
 }
 
-// recovered removes every node but those with which an operator began the cluster's history anew.
+// recovered removes every node but those with which an operator began the cluster's history anew. Those are voters from now on, whatever
+// they were: a replica is, too, and nobody is left of whom its old cluster wished something else.
 var recovered = edge.Command[Survivors, edge.None]{
 	Name: "sync.node.recover", Scope: "sync:write", Class: edge.Admin, Summary: "Remove the nodes that did not survive a recovery",
 	Handle: func(tx edge.Tx, in Survivors) (none edge.None, err error) {
 		if err := onlyCluster(tx); err != nil {
 			return none, err
 		}
-		all, err := allPeers(tx)
-		if err != nil {
-			return none, err
-		}
-		keep := map[string]bool{}
-		for _, n := range in.Nodes {
-			keep[n] = true
+		var all []Peer
+		for p, err := range peerTable.Range(tx, "", "") {
+			if err != nil {
+				return none, err
+			}
+			all = append(all, p)
 		}
 		for i := range all {
 			p := &all[i]
-			if keep[p.Node] { // it decides from now on, whatever it was before
+			if slices.Contains(in.Nodes, p.Node) {
 				if _, err := p.change(tx, (*Peer).survive); err != nil {
 					return none, err
 				}
+				continue
+			}
+			if p.Status == Removed {
 				continue
 			}
 			p.lose(tx.Now())

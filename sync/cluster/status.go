@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -22,7 +23,8 @@ type Status struct {
 	LeaderMoves  uint64   `json:"leader_moves"`                  // changes of leader that this node has seen since it began
 	Term         uint64   `json:"term"`
 	Version      uint64   `json:"version"`
-	LastIndex    uint64   `json:"last_index"`
+	LastTerm     uint64   `json:"last_term"`  // of the last entry, not of the last vote; 0: the log is not open
+	LastIndex    uint64   `json:"last_index"` // of the last entry, applied or not
 	CommitIndex  uint64   `json:"commit_index"`
 	AppliedIndex uint64   `json:"applied_index"`
 	DurableIndex uint64   `json:"durable_index"` // in the store; what lies between is in the log and in memory
@@ -33,13 +35,14 @@ type Status struct {
 // Status gathers the node's figures.
 func (n *Node) Status() Status {
 	n.mu.RLock()
-	run, parked := n.run, n.parked
+	run, parked, end := n.run, n.parked, n.parkedAt
 	n.mu.RUnlock()
 	st := Status{
 		NodeID: n.conf.NodeID, ClusterID: n.conf.ClusterID, State: "parked", Parked: parked,
 		Version: n.machine.Version(), AppliedIndex: n.machine.AppliedIndex(), DurableIndex: n.machine.DurableIndex(),
 	}
 	if run == nil {
+		st.LastTerm, st.LastIndex = end.Term, end.LastIndex
 		return st
 	}
 	st.Removed = n.Expelled() != nil
@@ -52,7 +55,8 @@ func (n *Node) Status() Status {
 	}
 	_, id := run.raft.LeaderWithID()
 	st.Leader, st.Term = string(id), run.raft.CurrentTerm()
-	st.LastIndex, st.CommitIndex = run.raft.LastIndex(), run.raft.CommitIndex()
+	end = run.end()
+	st.LastTerm, st.LastIndex, st.CommitIndex = end.Term, end.LastIndex, run.raft.CommitIndex()
 	st.FirstIndex, _ = run.log.FirstIndex()
 	st.KeepEntries = run.raft.ReloadableConfig().TrailingLogs
 	if conf := run.raft.GetConfiguration(); conf.Error() == nil {
@@ -65,6 +69,20 @@ func (n *Node) Status() Status {
 		}
 	}
 	return st
+}
+
+// end is how far the log goes, what is not applied or committed included.
+func (r *running) end() (at Standing) {
+	stats := r.raft.Stats()
+	number := func(name string) uint64 {
+		v, _ := strconv.ParseUint(stats[name], 10, 64) // raft writes numbers there
+		return v
+	}
+	at.Term, at.LastIndex = number("last_log_term"), number("last_log_index")
+	if index := number("last_snapshot_index"); index >= at.LastIndex { // the log begins behind it and is empty
+		at.Term, at.LastIndex = number("last_snapshot_term"), index
+	}
+	return at
 }
 
 // CertificateEnd is when this node's certificate ends; zero without a cluster port.

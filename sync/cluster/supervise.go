@@ -137,7 +137,7 @@ func (n *Node) park(why string) {
 		n.mu.Unlock()
 		return
 	}
-	n.run, n.parked, n.former = nil, why, run
+	n.run, n.parked, n.former, n.parkedAt = nil, why, run, run.end()
 	n.wakeLocked()
 	n.mu.Unlock()
 	if err := run.stop(stopWait); err != nil {
@@ -205,7 +205,7 @@ func (n *Node) liveAnew(change func() error) error {
 		n.mu.Unlock()
 		return n.whyParked()
 	}
-	n.run = nil
+	n.run, n.parkedAt = nil, run.end()
 	n.wakeLocked()
 	n.mu.Unlock()
 	err := run.stop(stopWait)

@@ -199,20 +199,18 @@ func (w *work) recover(ctx context.Context) error {
 	return errors.Join(id.write(w.n.conf.Dir), errWait)
 }
 
-// authorise makes a CA of its own on a node that is the whole cluster and holds no key of one: a replica with which an operator began anew. The old
-// key went with the voters, and only nodes that were removed trust it.
+// authorise makes a CA of its own on a node that is the whole cluster and holds no key of one: a replica with which an operator began anew before
+// Recover did so. The old key went with the voters, and only nodes that were removed trust it.
 func (w *work) authorise(context.Context) error {
 	creds := w.n.conf.Credentials
 	if creds == nil || len(w.servers) != 1 || len(w.peers) != 1 || !w.self(w.peers[0].Node) || creds.whole() {
 		return nil
 	}
-	if !creds.holdsCA() {
-		w.n.log.Warn("the key of the cluster's CA is gone with its voters: this node makes another CA")
-		if err := creds.makeCA(); err != nil {
-			return err
-		}
+	made, err := creds.succeed(w.n.effectiveNow())
+	if made {
+		w.n.log.Warn("the key of the cluster's CA is gone with its voters: this node has made another CA")
 	}
-	return creds.renewSelf(w.n.effectiveNow())
+	return err
 }
 
 // found records the first node: the one that was alone.
