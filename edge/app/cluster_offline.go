@@ -102,16 +102,20 @@ func JoinCluster(ctx context.Context, opts Options, token string, place ClusterP
 	if place, err = place.over(cfg.Cluster); err != nil {
 		return joined, err
 	}
+	undo := beforeJoin(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return joined, folderError(dir, err)
 	}
-	node := cfg.Node
-	node.Cluster = "" // that of the token
-	id, err := loadNodeID(dir, node)
-	if err != nil {
+	if err := emptyForJoin(dir); err != nil {
 		return joined, err
 	}
-	if err := emptyForJoin(dir); err != nil {
+	node := cfg.Node
+	node.Cluster = "" // that of the token
+	if err := forgetName(dir, node.ID); err != nil {
+		return joined, err
+	}
+	id, err := loadNodeID(dir, node)
+	if err != nil {
 		return joined, err
 	}
 	v, err := vault.Open(filepath.Join(dir, "keys"))
@@ -135,11 +139,56 @@ func JoinCluster(ctx context.Context, opts Options, token string, place ClusterP
 		return errors.Join(keepSystemKey(dir, w.SystemKey), id.write(dir))
 	})
 	if err != nil {
+		if w.Cluster == "" && !errors.Is(err, cluster.ErrUnanswered) { // nobody let it in
+			err = errors.Join(err, undo())
+		}
 		return joined, err
 	}
 	return ClusterJoined{
 		Cluster: w.Cluster, Node: id.Node, Role: w.Role, Listen: id.Listen, Advertise: id.Advertise, Members: len(w.Members),
 	}, nil
+}
+
+// beforeJoin looks at a folder before an attempt to join. What it returns takes away what the attempt has made there, so that one that was
+// refused leaves a folder in which any other beginning works.
+func beforeJoin(dir string) (undo func() error) {
+	var made []string
+	for _, path := range []string{filepath.Join(dir, "node.json"), filepath.Join(dir, "keys"), credentialsDir(dir)} {
+		if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+			made = append(made, path)
+		}
+	}
+	_, err := os.Stat(dir)
+	fresh := errors.Is(err, fs.ErrNotExist)
+	return func() (err error) {
+		for _, path := range made {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+		if fresh {
+			_ = os.Remove(dir) // unless something else is in it now
+		}
+		return err
+	}
+}
+
+// forgetName frees a folder that holds nothing worth keeping of the name that an attempt to join, or a node that nobody has claimed, left in it,
+// where the configuration names another now: as when the name was taken in the cluster.
+func forgetName(dir, name string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, "node.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	var id nodeID
+	if err == nil {
+		err = json.Unmarshal(raw, &id)
+	}
+	if err != nil {
+		return fmt.Errorf("read the name in the folder: %w", err)
+	}
+	if name == "" || name == id.Node {
+		return nil
+	}
+	return errors.Join(os.RemoveAll(credentialsDir(dir)), os.Remove(filepath.Join(dir, "node.json")))
 }
 
 // emptyForJoin refuses a folder with anything worth keeping, and clears what a node that nobody claimed has left there.
@@ -228,6 +277,7 @@ func RecoverCluster(cfg config.Config, log io.Writer, dryRun bool) (done Cluster
 	if done.Standing, err = cluster.Stands(conf, m); err != nil || dryRun {
 		return done, err
 	}
+	id.Former = append(id.Former, id.Incarnation)
 	id.Incarnation = shortRandom()
 	done.Incarnation = id.Incarnation
 	if err := id.write(dir); err != nil { // first: a new history under the old name would mean two things

@@ -145,6 +145,9 @@ type nodeID struct {
 	// Incarnation tells this cluster's history from others of the same name, so that a position never means two things.
 	Incarnation string `json:"incarnation"`
 
+	// Former are the incarnations that this node has left by recovering its cluster: nodes that go on with one are told, and shown.
+	Former []string `json:"former,omitempty"`
+
 	// Listen and Advertise are what "wispgate cluster" was told when it made the node part of a cluster. The configuration wins.
 	Listen    string `json:"listen,omitempty"`
 	Advertise string `json:"advertise,omitempty"`

@@ -198,15 +198,27 @@ func (j Joiner) credentials() (*Credentials, error) {
 	return &Credentials{dir: j.CredentialsDir, node: j.Node, key: key}, err
 }
 
+// ErrUnanswered says that the node may have been let in and has not heard it: it needs its key for the next attempt.
+var ErrUnanswered error = refuse("join_unanswered", "The cluster was asked, and its answer did not arrive", "Run the same command again, with the same token")
+
+// errUnreachable matches by its code.
+var errUnreachable error = refuse("unreachable", "The cluster cannot be reached", "")
+
 // knockUntilHeard asks again when an answer was lost: the same node with the same key is let in once, however often it asks.
 func (j Joiner) knockUntilHeard(ctx context.Context, t token, creds *Credentials) (w Welcome, err error) {
+	asked := false
 	for range 3 {
 		w, err = j.knock(ctx, t, creds)
-		if !errors.Is(err, ErrUnknownOutcome) {
-			return w, err
+		if errors.Is(err, ErrUnknownOutcome) {
+			asked = true
+			continue
 		}
+		if asked && errors.Is(err, errUnreachable) { // which says nothing about the attempt before
+			break
+		}
+		return w, err
 	}
-	return w, refuse("join_unanswered", "The cluster was asked, and its answer did not arrive", "Run the same command again, with the same token")
+	return w, ErrUnanswered
 }
 
 func (j Joiner) knock(ctx context.Context, t token, creds *Credentials) (w Welcome, err error) {
