@@ -106,7 +106,7 @@ With --replaces the new node takes the place of another, dead or alive: that one
 			if err := json.Unmarshal(raw, &made); err != nil {
 				return fmt.Errorf("read the answer: %w", err)
 			}
-			_, _ = fmt.Fprintf(c.std.err, "One node may join as a %s until %s. On it, run:\n\n", made.Role, made.Expires.Local().Format(time.TimeOnly))
+			_, _ = fmt.Fprintf(c.std.err, "One node may join as a %s until %s. On it, run this, with the address of that machine in place of HOST:\n\n", made.Role, made.Expires.Local().Format(time.TimeOnly))
 			_, err = fmt.Fprintf(c.std.out, "wispgate cluster join %s --advertise HOST:7846\n", made.Token)
 			return err
 		},
@@ -180,6 +180,9 @@ func (st *clusterStatus) away() (says, fix string) {
 	if st.Cluster.State == "parked" {
 		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked), "See the log of wispgate; with a full disk, free space"
 	}
+	if len(st.Cluster.Voters) == 0 {
+		return app.Newcomer(st.Cluster.Advertise), app.NewcomerFix
+	}
 	reached := []string{}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node || !m.Voter || st.Clock.Now.Sub(m.Seen) >= wellFor {
@@ -240,13 +243,10 @@ type clusterStatus struct {
 		Contact bool   `json:"contact"`
 		Removed bool   `json:"removed"`
 		Voters  []string
-		Members []struct {
-			Node  string    `json:"node"`
-			Seen  time.Time `json:"seen"`
-			Lag   uint64    `json:"lag"`
-			Voter bool      `json:"voter"`
-			State string    `json:"state"`
-		} `json:"members"`
+		Members []app.MemberView `json:"members"`
+
+		Advertise string             `json:"advertise"`
+		Histories []app.OtherHistory `json:"histories"`
 	} `json:"cluster"`
 	Pending struct {
 		Since   *time.Time `json:"since"`
@@ -311,15 +311,36 @@ func (c *cli) clusterList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if len(list) == 0 {
+			switch {
+			case len(list) == 0 && st.newcomer():
+				_, _ = fmt.Fprintf(c.std.err, "%s.\n%s.\n", app.Newcomer(st.Cluster.Advertise), app.NewcomerFix)
+			case len(list) == 0:
 				_, _ = fmt.Fprintf(c.std.err, "Node %s stands alone. Set cluster.listen and cluster.advertise and start it again, then invite others.\n", st.Node)
 			}
 			if !st.Cluster.Contact && len(list) > 0 {
 				says, fix := st.away()
 				_, _ = fmt.Fprintf(c.std.err, "%s. Roles and states are as it last heard them.\n%s.\n", says, fix)
 			}
+			c.warnHistories(st.Cluster.Histories)
+			for _, m := range st.Cluster.Members {
+				if m.Problem != "" && st.Cluster.Contact {
+					_, _ = fmt.Fprintf(c.std.err, "Node %s is silent%s.\n", m.Node, m.Because())
+				}
+			}
 			return c.show(map[string]any{"data": list})
 		},
+	}
+}
+
+// newcomer says whether the node has joined a cluster and not heard of it since: one that stands alone has itself for a voter.
+func (st *clusterStatus) newcomer() bool {
+	return !st.Cluster.Contact && len(st.Cluster.Voters) == 0 && st.Cluster.State != "parked"
+}
+
+// warnHistories says where another history of the cluster is at work.
+func (c *cli) warnHistories(list []app.OtherHistory) {
+	for _, h := range list {
+		_, _ = fmt.Fprintf(c.std.err, "%s.\n%s.\n", h.Says(), app.HistoryFix)
 	}
 }
 

@@ -48,6 +48,39 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 	}
 }
 
+// TestTheListOfNodesSaysWhatATableDoesNot: that a node has joined and is not one that stands alone, why another is silent, and that two histories are at work.
+func TestTheListOfNodesSaysWhatATableDoesNot(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	for name, tc := range map[string]struct{ status, nodes, want, not string }{
+		"alone":  {`{"node":"a","cluster":{"state":"leader","contact":true,"voters":["a"]}}`, `[]`, "Node a stands alone", "joined"},
+		"joined": {`{"node":"b","cluster":{"state":"follower","advertise":"10.8.0.8:7846"}}`, `[]`, "has joined its cluster, and no leader has reached it yet at 10.8.0.8:7846", "alone"},
+		"silent": {
+			`{"node":"a","cluster":{"state":"leader","contact":true,"voters":["a"],"members":[{"node":"b","problem":"its cluster.advertise is tower8:7846; no such host"}]}}`,
+			`[{"node":"a"},{"node":"b"}]`, "Node b is silent: its cluster.advertise is tower8:7846; no such host.", "alone",
+		},
+		"two histories": {
+			`{"node":"a","cluster":{"state":"leader","contact":true,"voters":["a"],"histories":[{"node":"b","incarnation":"9f2c"}]}}`, `[{"node":"a"}]`,
+			"node b goes on with another (incarnation 9f2c)", "alone",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if strings.HasSuffix(r.URL.Path, "/status") {
+					_, _ = w.Write([]byte(tc.status))
+					return
+				}
+				_, _ = w.Write([]byte(`{"data":` + tc.nodes + `}`))
+			}))
+			defer node.Close()
+			var out, said bytes.Buffer
+			code := run(t.Context(), []string{"--url", node.URL, "cluster", "list"}, stdio{in: strings.NewReader(""), out: &out, err: &said})
+			if got := said.String(); code != 0 || !strings.Contains(got, tc.want) || strings.Contains(got, tc.not) {
+				t.Errorf("exit %d, %q", code, got)
+			}
+		})
+	}
+}
+
 // TestAPendingWriteSaysSo: the result stands on standard output as always, and one line on standard error says how far it has come.
 func TestAPendingWriteSaysSo(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())

@@ -62,7 +62,8 @@ type syncStanding struct {
 	LastIndex     uint64     `json:"last_index"`
 	Removed       bool       `json:"removed,omitempty"`
 
-	loading bool
+	loading   bool
+	histories []app.OtherHistory
 }
 
 func (c *cli) syncStatus() *cobra.Command {
@@ -79,6 +80,7 @@ last_term and last_index are those of the last entry in its log, applied or not:
 			if s.loading {
 				_, _ = fmt.Fprintln(c.std.err, "This node reads in what waits, after its start. Until then it shows a part of it, and takes no write that may wait.")
 			}
+			c.warnHistories(s.histories)
 			switch {
 			case s.Removed:
 				_, _ = fmt.Fprintln(c.std.err, "This node was removed from the cluster, and the others refuse it. "+app.RemovedFix)
@@ -106,6 +108,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 			LastIndex     uint64 `json:"last_index"`
 			CommitIndex   uint64 `json:"commit_index"`
 			Removed       bool
+			Histories     []app.OtherHistory
 			Members       []struct {
 				Node string
 				Seen time.Time
@@ -132,6 +135,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 		Node: st.Node, State: st.Cluster.State, Leader: st.Cluster.Leader, CutOff: st.Pending.CutOff, CutOffSince: st.Pending.Since, Pending: st.Pending.Waiting,
 		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
 		CommitIndex: st.Cluster.CommitIndex, LastTerm: st.Cluster.LastTerm, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
+		histories: st.Cluster.Histories,
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {

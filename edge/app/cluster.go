@@ -26,7 +26,7 @@ func credentialsDir(dataDir string) string { return filepath.Join(dataDir, "keys
 func (c *core) openCluster() (*cluster.Node, error) {
 	conf := cluster.Config{
 		Dir: logDir(c.dir), NodeID: c.id.Node, ClusterID: c.id.Cluster, Site: c.id.Site, Version: c.opts.Version, Logger: c.log, Now: c.now,
-		Incarnation: c.id.Incarnation, Directory: c.members, Passed: c.floor.passed, Agreement: &c.floor.agreed,
+		Incarnation: c.id.Incarnation, Former: c.id.Former, Directory: c.members, Passed: c.floor.passed, Agreement: &c.floor.agreed,
 		Clock: func() (trusted, synced bool) {
 			return c.floor.trusted(c.now(), c.machine.LastTime()), c.clock.Quality() == obs.Synced
 		},
@@ -77,6 +77,12 @@ func orElse(v, fallback string) string {
 
 // advertised is where others reach a port: as said, or the address listened on where it names one.
 func advertised(listen, said string) (string, error) {
+	if host, _, _ := net.SplitHostPort(said); host == "HOST" { // as an invitation shows it
+		return "", &edge.Error{
+			Kind: edge.Invalid, Code: "cluster_advertise", Message: "HOST in " + said + " stands for the name or address at which the other nodes reach this machine",
+			Fix: "Put that in place of HOST, in --advertise or cluster.advertise",
+		}
+	}
 	if said != "" {
 		return said, nil
 	}
@@ -157,6 +163,7 @@ func (c *core) clusterGauges() {
 		return n
 	})
 	g.GaugeFunc("wispgate_cluster_checksum_mismatches", "Nodes whose copy of the state differed at the last comparison.", func() float64 { return float64(c.cluster.Differing()) })
+	g.GaugeFunc("wispgate_cluster_other_histories", "Nodes met lately that go on with another history of this cluster, since a recovery.", func() float64 { return float64(len(c.cluster.Histories())) })
 	g.GaugeFunc("wispgate_cluster_lag_entries", "Log entries that the member furthest behind lacks, as the leader sees it; 0 on others.", func() (most float64) {
 		if !c.cluster.IsLeader() {
 			return 0
@@ -199,6 +206,21 @@ const joinWithin = time.Minute
 
 // NoMajorityFix is what an operator does about a cluster without a leader.
 const NoMajorityFix = cluster.NoMajorityFix
+
+// What the command line shows of the cluster, in the cluster's own words.
+type (
+	MemberView   = cluster.View
+	OtherHistory = cluster.History
+)
+
+// What to do where two histories are at work, and about a node that has just joined and hears nobody.
+const (
+	HistoryFix  = cluster.HistoryFix
+	NewcomerFix = cluster.NewcomerFix
+)
+
+// Newcomer says how a node stands that has joined and heard no leader yet.
+func Newcomer(advertised string) string { return cluster.Newcomer(advertised) }
 
 // RemovedFix is what to do at a node that was removed.
 var RemovedFix = cluster.ErrPeerGone.Fix

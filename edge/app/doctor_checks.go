@@ -24,7 +24,7 @@ var checks = []struct {
 }{
 	{"configuration", checkConfig}, {"node", checkNode}, {"folder", checkFolder}, {"file system", checkFileSystem}, {"disk", checkDisk},
 	{"read-ahead", checkReadAhead}, {"memory", checkMemory}, {"open files", checkFiles}, {"ports", checkPorts}, {"store", checkStore},
-	{"log", checkLog}, {"clock", checkClock}, {"cluster", checkCluster}, {"members", checkMembers}, {"pending", checkPending},
+	{"log", checkLog}, {"clock", checkClock}, {"cluster", checkCluster}, {"history", checkHistory}, {"members", checkMembers}, {"pending", checkPending},
 	{"conflicts", checkConflicts}, {"journals", checkJournals}, {"audit", checkAudit}, {"certificates", checkCertificates},
 	{"uplink", checkUplink}, {"backup", checkBackup}, {"drift", checkDrift}, {"checksum", checkChecksum},
 }
@@ -257,6 +257,8 @@ func checkCluster(p *patient) (Finding, bool) {
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
 	case c.Removed:
 		return found(Fail, cluster.ErrPeerGone.Fix, "%s; %d writes wait here", cluster.ErrPeerGone.Says, s.Pending.Waiting)
+	case c.Leader == "" && len(c.Voters) == 0:
+		return found(Fail, cluster.NewcomerFix, "%s", cluster.Newcomer(c.Advertise))
 	case c.Leader == "":
 		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed",
 			len(c.Voters)/2+1, strings.Join(c.Voters, ", "))
@@ -264,6 +266,14 @@ func checkCluster(p *patient) (Finding, bool) {
 		return found(Fail, "Look at the network to the other nodes", "The node has lost the cluster, whose leader was %s", c.Leader)
 	}
 	return fine("%s leads; this node is %s", c.Leader, c.State)
+}
+
+// checkHistory says nothing where there is one history, as there nearly always is.
+func checkHistory(p *patient) (Finding, bool) {
+	if p.inside.Status == nil || len(p.inside.Status.Cluster.Histories) == 0 {
+		return nothing()
+	}
+	return found(Fail, cluster.HistoryFix, "%s", p.inside.Status.Cluster.Histories[0].Says())
 }
 
 // mostLag is how many entries a member may be behind before somebody should look.
@@ -281,7 +291,7 @@ func checkMembers(p *patient) (Finding, bool) {
 		switch {
 		case m.Node == s.Node:
 		case m.Seen.IsZero() || p.now.Sub(m.Seen) > time.Minute:
-			return found(Warn, "Look at that node and at the network to it", "Node %s is silent", m.Node)
+			return found(Warn, "Look at that node and at the network to it", "Node %s is silent%s", m.Node, m.Because())
 		case m.Lag > mostLag:
 			return found(Warn, "Look at the disk of that node and the network to it", "Node %s is %d log entries behind", m.Node, m.Lag)
 		case m.DiskLow:

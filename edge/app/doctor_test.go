@@ -124,6 +124,12 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		}, Fail},
 		{"cluster", "removed", func(p *patient) { p.inside.Status.Cluster.Removed = true }, Fail},
 		{"cluster", "no leader", func(p *patient) { p.inside.Status.Cluster.Leader = "" }, Fail},
+		{"cluster", "joined, and not heard", func(p *patient) {
+			p.inside.Status.Cluster = cluster.Status{NodeID: "b", State: "follower", Advertise: "10.8.0.8:7846"}
+		}, Fail},
+		{"history", "two of them", func(p *patient) {
+			p.inside.Status.Cluster.Histories = []cluster.History{{Node: "b", Incarnation: "9f2c"}}
+		}, Fail},
 		{"cluster", "cut off", func(p *patient) { p.inside.Status.Pending.CutOff = true }, Fail},
 		{"members", "silent", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = p.now.Add(-time.Hour) }, Warn},
 		{"members", "behind", func(p *patient) { p.inside.Status.Cluster.Members[1].Lag = 5000 }, Warn},

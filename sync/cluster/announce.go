@@ -28,6 +28,9 @@ func (n *Node) Attach(x edge.Executor) {
 	if n.port == nil {
 		return
 	}
+	n.mu.Lock()
+	n.x = x
+	n.mu.Unlock()
 	n.Handle(methodStats, n.serveStats)
 	n.Handle(methodPosition, n.servePosition)
 	n.Handle(methodRenew, n.serveRenew)
@@ -166,7 +169,7 @@ func (n *Node) renew(ctx context.Context) error {
 	err = ErrQuorumLost
 	for _, p := range n.signers() {
 		var der []byte
-		if der, err = n.callOnce(ctx, p, methodRenew, csr); err == nil {
+		if der, err = n.callOnce(ctx, p, methodRenew, csr, anyAge); err == nil {
 			n.stale.Store(false)
 			return creds.install(der)
 		}
@@ -189,11 +192,11 @@ func (n *Node) signers() []string {
 	return list
 }
 
-// callOnce asks over a connection of its own, to which an expired certificate is no obstacle.
-func (n *Node) callOnce(ctx context.Context, to, method string, body []byte) ([]byte, error) {
+// callOnce asks over a connection of its own.
+func (n *Node) callOnce(ctx context.Context, to, method string, body []byte, bears leniency) ([]byte, error) {
 	ctx, cancel := n.bounded(ctx)
 	defer cancel()
-	conn, err := n.port.dial(ctx, to, protoRPC, true)
+	conn, err := n.port.dial(ctx, to, protoRPC, bears)
 	if err != nil {
 		return nil, err
 	}

@@ -423,8 +423,11 @@ func (c *Credentials) verify(chain []*x509.Certificate, members *Directory, now 
 		return "", false, errors.New("no certificate was shown")
 	}
 	leaf := chain[0]
+	former := false // of the CA before a recovery: good for a node that was removed, which hears so and hands over what waits there
 	if err := leaf.CheckSignatureFrom(c.CA()); err != nil {
-		return "", false, fmt.Errorf("the certificate is not of this cluster: %w", err)
+		if former = c.signedFormerly(leaf); !former {
+			return "", false, fmt.Errorf("the certificate is not of this cluster: %w", err)
+		}
 	}
 	who, err := identityOf(leaf)
 	if err != nil {
@@ -440,10 +443,30 @@ func (c *Credentials) verify(chain []*x509.Certificate, members *Directory, now 
 	if p.Fingerprint != "" && p.Fingerprint != keyFingerprint(leaf.PublicKey) {
 		return "", false, fmt.Errorf("the key is not that of member %s", who.node)
 	}
-	if p.Status == Removed {
+	if p.Status == Removed && (!former || p.Fingerprint != "") {
 		return who.node, false, errExpelled
 	}
+	if former {
+		return "", false, fmt.Errorf("the certificate of node %s is of the CA before the recovery", who.node)
+	}
 	return who.node, now.After(leaf.NotAfter.Add(certGrace)), nil
+}
+
+func (c *Credentials) signedFormerly(leaf *x509.Certificate) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.ContainsFunc(c.former, func(ca *x509.Certificate) bool { return leaf.CheckSignatureFrom(ca) == nil })
+}
+
+// apart says whether a certificate that is not of the cluster's CA is nevertheless that of a member: it names the member, and its key is the one
+// that the record pins. So a node looks that recovered the cluster and made a new CA.
+func (c *Credentials) apart(chain []*x509.Certificate, members *Directory, node string) bool {
+	if len(chain) == 0 || chain[0].CheckSignatureFrom(c.CA()) == nil {
+		return false
+	}
+	who, err := identityOf(chain[0])
+	p, ok := members.Peer(node)
+	return err == nil && ok && who == (subject{c.cluster, node}) && p.Fingerprint != "" && p.Fingerprint == keyFingerprint(chain[0].PublicKey)
 }
 
 // bundlePurpose keeps a signature over a bundle from being taken for one over anything else.

@@ -17,6 +17,15 @@ var (
 // NoMajorityFix is what an operator does about a cluster without a leader.
 const NoMajorityFix = "Bring back the voters that are away, and the network between them; where a majority is gone for good, see wispgate cluster recover --help"
 
+// NewcomerFix is what an operator does about a node that has joined and that no other reaches.
+const NewcomerFix = "Wait a minute. Then see on another node with wispgate cluster list why this one is silent there; cluster.advertise is what the others dial, and a " +
+	"firewall may stand before it"
+
+// Newcomer says how a node stands that has joined and has not heard its leader yet.
+func Newcomer(advertised string) string {
+	return "This node has joined its cluster, and no leader has reached it yet at " + advertised
+}
+
 func quorumLost() error {
 	e := edge.ErrQuorumLost.Error(edge.Unavailable)
 	e.RetryAfter = 3

@@ -576,6 +576,7 @@ func TestHowFarALogGoesIsToldByItsLastEntry(t *testing.T) {
 func (b *bird) recover() (at Standing, err error) {
 	err = b.offline(func(c Config, m *exec.Machine) (err error) {
 		at, err = Recover(c, m)
+		b.former = append(b.former, c.Incarnation)
 		return err
 	})
 	return at, err

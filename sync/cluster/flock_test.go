@@ -40,6 +40,7 @@ type bird struct {
 	name    string
 	dir     string
 	advert  string
+	former  []string // incarnations left by recoveries
 	vault   *vault.Vault
 	store   *store.Store
 	machine *exec.Machine
@@ -125,7 +126,7 @@ func check(t testing.TB, err error) {
 func (b *bird) config() Config {
 	c := Config{
 		Dir: b.logDir(), NodeID: b.name, ClusterID: "c1", Site: "site-" + b.name, Version: "test", Now: b.f.clock,
-		Listen: b.advert, Advertise: b.advert, Network: b.f.network(b.name), Vault: b.vault, Incarnation: "i1",
+		Listen: b.advert, Advertise: b.advert, Network: b.f.network(b.name), Vault: b.vault, Incarnation: fmt.Sprintf("i%d", len(b.former)+1), Former: b.former,
 		Timeouts: Timeouts{Heartbeat: 20 * time.Millisecond}, Peers: quick,
 		Pace: Pace{Poll: 50 * time.Millisecond, Stable: 300 * time.Millisecond, Lost: 2 * time.Second},
 	}

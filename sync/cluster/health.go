@@ -43,6 +43,16 @@ type View struct {
 	Voter   bool      `json:"voter"`
 	Clock   time.Time `json:"clock,omitzero"` // as it was at the last answer, and what has passed since; absent: it does not trust it, or is silent
 	Synced  bool      `json:"clock_synced,omitempty"`
+	Problem string    `json:"problem,omitempty"` // why it is not reached, where it is not
+	History string    `json:"history,omitempty"` // the incarnation that it goes on with, where that is another
+}
+
+// Because is why a member is not reached, for the end of a sentence; "" where that is not known.
+func (v *View) Because() string {
+	if v.Problem == "" {
+		return ""
+	}
+	return ": " + v.Problem
 }
 
 // picture is what the leader knows of the members, and what a follower was told of it.
@@ -166,6 +176,7 @@ func (n *Node) views() []View {
 	}
 	last, now := run.raft.LastIndex(), n.conf.Now()
 	var list []View
+	apart := n.meetings.list(now)
 	for _, s := range servers(run.raft) {
 		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter}
 		if v.Node == n.conf.NodeID {
@@ -174,9 +185,15 @@ func (n *Node) views() []View {
 		} else if g, ok := n.picture.get(v.Node); ok {
 			v.Seen, v.State, v.Version, v.DiskLow = g.last, g.State, g.Version, g.DiskLow
 			v.Clock, v.Synced = g.clockOf(n.conf.Passed())
+			if g.first.IsZero() {
+				v.Problem = n.links.why(v.Node)
+			}
 			if last > g.LastIndex {
 				v.Lag = last - g.LastIndex
 			}
+		}
+		if i := slices.IndexFunc(apart, func(h History) bool { return h.Node == v.Node }); i >= 0 {
+			v.History = apart[i].Incarnation
 		}
 		list = append(list, v)
 	}
@@ -301,6 +318,7 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 	ctx, cancel := context.WithTimeout(ctx, max(n.conf.Pace.Poll, 2*time.Second))
 	defer cancel()
 	var wg sync.WaitGroup
+	var answered, expelled atomic.Bool
 	for _, s := range members {
 		node := string(s.ID)
 		nodes[node] = true
@@ -311,12 +329,13 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 			var st stats
 			raw, err := n.Call(ctx, node, methodStats, told)
 			if err == nil {
-				n.gone.Store(false)
+				answered.Store(true)
 				err = json.Unmarshal(raw, &st)
 			} else if e, ok := edge.AsError(err); ok {
 				switch e.Code {
 				case ErrPeerGone.Code:
-					n.gone.Store(true)
+					expelled.Store(true)
+					n.meet(ctx, node)
 				case codeExpired:
 					n.stale.Store(true)
 				}
@@ -325,5 +344,8 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 		})
 	}
 	wg.Wait()
+	if expelled.Load() || answered.Load() { // one that says so is enough: after a recovery the others were left behind as well
+		n.gone.Store(expelled.Load())
+	}
 	n.picture.keep(nodes)
 }

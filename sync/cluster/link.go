@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,7 @@ type peerLink struct {
 	dialing chan struct{} // held by whoever makes the connection
 	mu      sync.Mutex
 	link    *link
+	failed  error // of the last attempt; nil where it succeeded
 }
 
 func newLinks(n *Node) *links { return &links{node: n, peers: map[string]*peerLink{}} }
@@ -60,6 +62,23 @@ func (l *links) peer(node string) *peerLink {
 		l.peers[node] = p
 	}
 	return p
+}
+
+// why is the reason for which a member was not reached at the last attempt, with the address at which it says to be reached.
+func (l *links) why(node string) string {
+	l.mu.Lock()
+	p := l.peers[node]
+	l.mu.Unlock()
+	if p == nil {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.failed == nil {
+		return ""
+	}
+	m, _ := l.node.conf.Directory.Peer(node)
+	return fmt.Sprintf("its cluster.advertise is %s; %v", m.Address, cmp.Or(errors.Unwrap(p.failed), p.failed))
 }
 
 // forget drops the ways to nodes that are members no more.
@@ -97,6 +116,9 @@ func (l *links) call(ctx context.Context, to string, r request) ([]byte, error) 
 	k, err := l.open(ctx, to, p)
 	if err != nil {
 		l.node.log.Debug("member not reached", "to", to, "method", r.method, "error", err)
+		if errors.Is(err, errApart) { // as it would say itself
+			return nil, ErrPeerGone.Error(edge.Unavailable)
+		}
 		return nil, quorumLost()
 	}
 	return k.ask(ctx, r)
@@ -116,7 +138,10 @@ func (l *links) open(ctx context.Context, to string, p *peerLink) (*link, error)
 	if k != nil && !k.dead() {
 		return k, nil
 	}
-	conn, err := l.node.port.dial(ctx, to, protoRPC, false)
+	conn, err := l.node.port.dial(ctx, to, protoRPC, strict)
+	p.mu.Lock()
+	p.failed = err
+	p.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}

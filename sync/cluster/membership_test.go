@@ -97,11 +97,16 @@ type muteNetwork struct {
 	Network
 	acted <-chan struct{}
 	dials atomic.Int32
+	gone  bool // after the first dial
 }
 
 func (n *muteNetwork) Dial(ctx context.Context, address string) (net.Conn, error) {
+	first := n.dials.Add(1) == 1
+	if !first && n.gone {
+		return nil, errors.New("connection refused")
+	}
 	conn, err := n.Network.Dial(ctx, address)
-	if err == nil && n.dials.Add(1) == 1 {
+	if err == nil && first {
 		conn = &muteConn{Conn: conn, acted: n.acted}
 	}
 	return conn, err
@@ -152,6 +157,25 @@ func TestAnAnswerThatIsLostIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// TestAnAnswerThatIsLostIsNoRefusal has the cluster go out of reach after a question that it may have acted on: the node must keep its key.
+func TestAnAnswerThatIsLostIsNoRefusal(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	b := f.bird("n2")
+	b.openVault()
+	tok, acted := f.invite(Replica, ""), make(chan struct{})
+	close(acted)
+	_, err := Joiner{
+		Token: tok, Node: b.name, Advertise: b.advert, Dir: b.logDir(), CredentialsDir: b.keysDir(), Vault: b.vault,
+		Network: &muteNetwork{Network: f.wires.as(b.name), acted: acted, gone: true}, Now: f.clock,
+	}.Join(within(t, time.Minute), func(Welcome) error { return nil })
+	if !errors.Is(err, ErrUnanswered) {
+		t.Errorf("got %v", err)
+	}
+	_, err = b.join(tok)
+	check(t, err)
+}
+
 // TestALoneNodeTakesWritesWhileItGrows has the time-outs of a cluster be longer than anybody's patience: the lone node begins its log anew
 // with them when the first other joins, and whoever writes at that moment waits a little and is not refused.
 func TestALoneNodeTakesWritesWhileItGrows(t *testing.T) {
@@ -193,13 +217,15 @@ func TestOnlyTheOperatorManagesTheCluster(t *testing.T) {
 			t.Errorf("%s for a tenant's administrator: got %v", op, err)
 		}
 	}
-	for _, op := range []string{"sync.node.register", "sync.node.announce", "sync.node.settle", "sync.node.recover", "sync.node.admit"} {
+	for _, op := range []string{"sync.node.register", "sync.node.announce", "sync.node.settle", "sync.node.recover", "sync.node.admit", "sync.history.meet"} {
 		var in any = b.node.registration()
 		switch op {
 		case "sync.node.settle":
 			in = Settled{Node: "n1", Removed: "x"}
 		case "sync.node.recover":
 			in = Survivors{Nodes: []string{"n2"}}
+		case "sync.history.meet":
+			in = MetHistory{"n1", "i2"}
 		}
 		if _, err := edge.Do(ctx, b.exec, operator, "", op, in); code(err) != "cluster_operator_only" {
 			t.Errorf("%s, the cluster's own, for the operator: got %v", op, err)
@@ -284,7 +310,7 @@ func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
 	})
 	f.until("n4 says that it was removed", func() bool { return gone.node.Status().Removed && code(gone.node.Expelled()) == "node_expelled" })
 	for _, name := range []string{"n1", "n2", "n3"} {
-		if conn, err := gone.node.port.dial(within(t, 5*time.Second), name, protoRaft, true); err == nil {
+		if conn, err := gone.node.port.dial(within(t, 5*time.Second), name, protoRaft, anyAge); err == nil {
 			// TLS 1.3 tells the client after its handshake.
 			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 			if _, err = conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {

@@ -5,7 +5,7 @@ import "wispgate/edge"
 // Module is what the cluster declares: edge/app adds the node's own status to it.
 func Module(p Ports) edge.Module {
 	ops := []*edge.Op{
-		foundNode.Op(), announceNode.Op(), settle.Op(), recovered.Op(), admit.Op(), finishCheck.Op(), expire.Op(),
+		foundNode.Op(), announceNode.Op(), settle.Op(), recovered.Op(), meetHistory.Op(), admit.Op(), finishCheck.Op(), expire.Op(),
 	}
 	create, invs := invite(p).Op(), listInvitations.Op()
 	list, get, update := listPeers.Op(), getPeer.Op(), updatePeer.Op()
@@ -31,7 +31,7 @@ func Module(p Ports) edge.Module {
 			{Method: "GET", Path: "/api/v1/sync/checks/{id}", Op: check},
 		},
 		Events: []edge.Event{
-			NodeInvited{}, NodeJoined{}, NodePromoted{}, NodeDemoted{}, NodeRemoved{}, NodeUpdated{}, NodeLost{}, NodeFound{}, ChecksumMismatch{},
+			NodeInvited{}, NodeJoined{}, NodePromoted{}, NodeDemoted{}, NodeRemoved{}, NodeUpdated{}, NodeLost{}, NodeFound{}, HistoryMet{}, ChecksumMismatch{},
 		},
 		Reasons: append([]edge.Reason{
 			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrPeerGone, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,

@@ -3,7 +3,7 @@
 //
 // It owns the records of the cluster's nodes and invitations, which belong to the platform's own tenant and are for its operator alone.
 //
-// Events: sync.node.invited, joined, promoted, demoted, removed, updated, lost, found; sync.checksum.matched, mismatched.
+// Events: sync.node.invited, joined, promoted, demoted, removed, updated, lost, found; sync.history.met; sync.checksum.matched, mismatched.
 package cluster
 
 import (
@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"wispgate/edge"
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
@@ -43,6 +44,7 @@ type Config struct {
 	Directory   *Directory
 	Vault       Vault
 	Incarnation string                 // of the cluster's history, for nodes that join
+	Former      []string               // incarnations that this node has left by recovering its cluster
 	Pending     func() int64           // writes this node has accepted alone and not handed over; nil: none
 	SystemKey   func() ([]byte, error) // the platform's own key, wrapped for this node
 
@@ -140,23 +142,25 @@ type Node struct {
 	changed  chan struct{}
 
 	handlers map[string]Handler // guarded by mu
+	x        edge.Executor      // guarded by mu; nil until Attach
 
-	port    *port // nil for a node that stands alone
-	links   *links
-	picture picture
-	applied broadcast
-	grown   bool         // it begins its lives with the time-outs of a node among others; the supervisor's
-	gate    sync.RWMutex // held by proposals; a new life of raft waits for them
-	loops   sync.WaitGroup
-	life    context.Context // of the loops; ends with Shutdown
-	end     context.CancelFunc
-	moves   atomic.Uint64 // changes of leader seen
-	ended   bool          // guarded by mu: nothing is spawned any more
-	gone    atomic.Bool   // a member has said that this node was removed
-	stale   atomic.Bool   // a member has said that this node's certificate ended, whatever the clock here says
-	carried carriedUpTo
-	carryMu sync.Mutex // guards the file of carried positions
-	feedMu  sync.Mutex // one bundle at a time is fed to raft
+	port     *port // nil for a node that stands alone
+	links    *links
+	picture  picture
+	meetings meetings
+	applied  broadcast
+	grown    bool         // it begins its lives with the time-outs of a node among others; the supervisor's
+	gate     sync.RWMutex // held by proposals; a new life of raft waits for them
+	loops    sync.WaitGroup
+	life     context.Context // of the loops; ends with Shutdown
+	end      context.CancelFunc
+	moves    atomic.Uint64 // changes of leader seen
+	ended    bool          // guarded by mu: nothing is spawned any more
+	gone     atomic.Bool   // a member has said that this node was removed
+	stale    atomic.Bool   // a member has said that this node's certificate ended, whatever the clock here says
+	carried  carriedUpTo
+	carryMu  sync.Mutex // guards the file of carried positions
+	feedMu   sync.Mutex // one bundle at a time is fed to raft
 
 	leader  chan bool
 	events  chan event

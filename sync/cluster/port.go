@@ -252,8 +252,17 @@ func (p *port) serverTLS() *tls.Config {
 	}
 }
 
-// dial reaches a member and proves that it is the one. With renewal an old certificate of the member's does not matter.
-func (p *port) dial(ctx context.Context, node, proto string, renewal bool) (*tls.Conn, error) {
+// leniency is what a dialler puts up with in the certificate of the member that it reaches.
+type leniency int
+
+const (
+	strict leniency = iota
+	anyAge          // for a renewal an old one does not matter
+	anyCA           // to hear of another history; and any age
+)
+
+// dial reaches a member and proves that it is the one.
+func (p *port) dial(ctx context.Context, node, proto string, bears leniency) (*tls.Conn, error) {
 	m, ok := p.members.Peer(node)
 	if !ok || m.Status == Removed {
 		return nil, fmt.Errorf("node %s is not a member", node)
@@ -271,11 +280,16 @@ func (p *port) dial(ctx context.Context, node, proto string, renewal bool) (*tls
 		VerifyConnection: func(s tls.ConnectionState) error {
 			got, expired, err := p.creds.verify(s.PeerCertificates, p.members, p.node.effectiveNow())
 			switch {
+			case err != nil && p.creds.apart(s.PeerCertificates, p.members, node):
+				if bears == anyCA {
+					return nil
+				}
+				return errApart
 			case err != nil:
 				return err
 			case got != node:
 				return fmt.Errorf("node %s answers in place of %s", got, node)
-			case expired && !renewal:
+			case expired && bears == strict:
 				return fmt.Errorf("the certificate of node %s ended too long ago", node)
 			}
 			return nil
@@ -359,7 +373,7 @@ func (s *raftStream) Addr() net.Addr { return nodeAddr(s.id) }
 func (s *raftStream) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(s.life, timeout)
 	defer cancel()
-	conn, err := s.port.dial(ctx, string(address), protoRaft, false)
+	conn, err := s.port.dial(ctx, string(address), protoRaft, strict)
 	if err != nil {
 		return nil, err
 	}

@@ -126,8 +126,8 @@ func (w *frames) write(f frame) error {
 	return err
 }
 
-// serveConn answers a member's requests on one connection until it ends. With expired only a renewal is answered; with expelled nothing, but
-// that the node was removed.
+// serveConn answers a member's requests on one connection until it ends. With expired only a renewal is answered; with expelled only that
+// the node was removed, and whether by a recovery.
 func (n *Node) serveConn(ctx context.Context, conn net.Conn, from string, expired, expelled bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	s := &server{node: n, from: from, expired: expired, gone: expelled, out: &frames{conn: conn, now: n.conf.Now}, cancels: map[uint64]context.CancelFunc{}}
@@ -214,6 +214,8 @@ func (s *server) done(id uint64, cancel context.CancelFunc) {
 
 func (s *server) answer(ctx context.Context, r request) ([]byte, error) {
 	switch {
+	case s.gone && r.method == methodMeet:
+		return s.node.serveMeet(s.from, r.body)
 	case s.gone:
 		return nil, ErrPeerGone.Error(edge.Unavailable)
 	case s.expired && r.method != methodRenew:

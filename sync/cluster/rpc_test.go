@@ -73,7 +73,7 @@ func TestARequestReachesAMemberAndItsAnswerComesBack(t *testing.T) {
 		t.Errorf("got %v from a stranger, want quorum_lost", err)
 	}
 	// One hop: who is taken for the leader and is none refuses.
-	conn, err := leader.node.port.dial(ctx, "n2", protoRPC, false)
+	conn, err := leader.node.port.dial(ctx, "n2", protoRPC, strict)
 	check(t, err)
 	k := newLink(conn, time.Now)
 	go k.read()
@@ -279,7 +279,7 @@ func TestEvents(t *testing.T) {
 	edgetest.GoldenEvents(
 		t, Module(Ports{}),
 		NodeInvited{id.With("jtk"), Voter, "tower7-a"}, NodeJoined{id, "tower7-b", Replica}, NodePromoted{id, "tower7-b"}, NodeDemoted{id, "tower7-b"},
-		NodeRemoved{id, "tower7-b", "operator"}, NodeUpdated{id, "tower7-b", []string{"address"}}, NodeLost{id, "tower7-b"}, NodeFound{id, "tower7-b"},
+		NodeRemoved{id, "tower7-b", "operator"}, NodeUpdated{id, "tower7-b", []string{"address"}}, NodeLost{id, "tower7-b"}, NodeFound{id, "tower7-b"}, HistoryMet{id, "tower7-b", "9f2c"},
 		ChecksumMismatch{id.With("chk"), "tower7-b", 4711},
 	)
 }

@@ -9,27 +9,29 @@ import (
 
 // Status is what status pages, health facts and metrics show. Nothing in it is better than the truth: a parked node says so.
 type Status struct {
-	NodeID       string   `json:"node_id"`
-	ClusterID    string   `json:"cluster_id"`
-	State        string   `json:"state"`            // leader, follower, candidate, parked
-	Parked       string   `json:"parked,omitempty"` // why
-	Leader       string   `json:"leader,omitempty"` // node id
-	Voters       []string `json:"voters"`
-	Others       []string `json:"others,omitempty"`              // members without a vote
-	Members      []View   `json:"members,omitempty"`             // as the leader sees them, or last said
-	Removed      bool     `json:"removed,omitempty"`             // the others have said that it was removed
-	ClockAhead   int64    `json:"clock_ahead_seconds,omitempty"` // of the leader's clock, as last heard
-	Contact      bool     `json:"contact"`                       // it leads, or has heard from a leader within an election time-out
-	LeaderMoves  uint64   `json:"leader_moves"`                  // changes of leader that this node has seen since it began
-	Term         uint64   `json:"term"`
-	Version      uint64   `json:"version"`
-	LastTerm     uint64   `json:"last_term"`  // of the last entry, not of the last vote; 0: the log is not open
-	LastIndex    uint64   `json:"last_index"` // of the last entry, applied or not
-	CommitIndex  uint64   `json:"commit_index"`
-	AppliedIndex uint64   `json:"applied_index"`
-	DurableIndex uint64   `json:"durable_index"` // in the store; what lies between is in the log and in memory
-	FirstIndex   uint64   `json:"first_index"`   // oldest entry kept
-	KeepEntries  uint64   `json:"keep_entries"`  // kept below a snapshot
+	NodeID       string    `json:"node_id"`
+	ClusterID    string    `json:"cluster_id"`
+	State        string    `json:"state"`            // leader, follower, candidate, parked
+	Parked       string    `json:"parked,omitempty"` // why
+	Leader       string    `json:"leader,omitempty"` // node id
+	Voters       []string  `json:"voters"`
+	Others       []string  `json:"others,omitempty"`              // members without a vote
+	Members      []View    `json:"members,omitempty"`             // as the leader sees them, or last said
+	Removed      bool      `json:"removed,omitempty"`             // the others have said that it was removed
+	Histories    []History `json:"histories,omitempty"`           // of this cluster, besides its own, that are at work since a recovery
+	ClockAhead   int64     `json:"clock_ahead_seconds,omitempty"` // of the leader's clock, as last heard
+	Advertise    string    `json:"advertise,omitempty"`           // where the others are told to reach this node
+	Contact      bool      `json:"contact"`                       // it leads, or has heard from a leader within an election time-out
+	LeaderMoves  uint64    `json:"leader_moves"`                  // changes of leader that this node has seen since it began
+	Term         uint64    `json:"term"`
+	Version      uint64    `json:"version"`
+	LastTerm     uint64    `json:"last_term"`  // of the last entry, not of the last vote; 0: the log is not open
+	LastIndex    uint64    `json:"last_index"` // of the last entry, applied or not
+	CommitIndex  uint64    `json:"commit_index"`
+	AppliedIndex uint64    `json:"applied_index"`
+	DurableIndex uint64    `json:"durable_index"` // in the store; what lies between is in the log and in memory
+	FirstIndex   uint64    `json:"first_index"`   // oldest entry kept
+	KeepEntries  uint64    `json:"keep_entries"`  // kept below a snapshot
 }
 
 // Status gathers the node's figures.
@@ -45,6 +47,9 @@ func (n *Node) Status() Status {
 		st.LastTerm, st.LastIndex = end.Term, end.LastIndex
 		return st
 	}
+	if n.port != nil {
+		st.Advertise = n.advertised()
+	}
 	st.Removed = n.Expelled() != nil
 	if run.raft.State() == raft.Follower {
 		st.ClockAhead = int64(time.Duration(n.picture.ahead.Load()).Round(time.Second) / time.Second)
@@ -52,6 +57,7 @@ func (n *Node) Status() Status {
 	st.State, st.Contact, st.LeaderMoves = stateName(run.raft.State()), n.Contact(), n.moves.Load()
 	if n.port != nil {
 		st.Members, _ = n.Members()
+		st.Histories = n.Histories()
 	}
 	_, id := run.raft.LeaderWithID()
 	st.Leader, st.Term = string(id), run.raft.CurrentTerm()
