@@ -344,7 +344,7 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
 		})
 	}
 	wg.Wait()
-	if expelled.Load() || answered.Load() { // one that says so is enough: after a recovery the others were left behind as well
+	if expelled.Load() || answered.Load() || len(nodes) < 2 { // one that says so is enough: after a recovery the others were left behind as well
 		n.gone.Store(expelled.Load())
 	}
 	n.picture.keep(nodes)
