@@ -207,11 +207,11 @@ const joinWithin = time.Minute
 // NoMajorityFix is what an operator does about a cluster without a leader.
 const NoMajorityFix = cluster.NoMajorityFix
 
-// What the command line shows of the cluster, in the cluster's own words.
-type (
-	MemberView   = cluster.View
-	OtherHistory = cluster.History
-)
+// MemberView is how the leader sees a node.
+type MemberView = cluster.View
+
+// OtherHistory is another history of the cluster that is at work.
+type OtherHistory = cluster.History
 
 // What to do where two histories are at work, and about a node that has just joined and hears nobody.
 const (
