@@ -20,9 +20,9 @@ const (
 	tidyEvery   = 5 * time.Second
 	programRest = 2 * time.Second // until the program's own pages are let go of again
 	glanceMost  = time.Second
-	tidyShare   = 32      // it rests so many times as long as it took
-	leastSpare  = 8 << 20 // of heap, beyond what lives
-	spareShare  = 33      // of what lives, in per cent
+	tidyShare   = 32       // it rests so many times as long as it took
+	leastSpare  = 8 << 20  // of heap, beyond what lives
+	spareShare  = 33       // of what lives, in per cent
 	slack       = 8 << 20  // of Go's memory, beyond the heap's goal and what is not heap
 	leastLimit  = 40 << 20 // of Go's memory: below it there is nothing to gain
 	spareHeap   = 6 << 20  // unused heap that may stay

@@ -137,7 +137,7 @@ func TestALeaderWhoseClockJumpsIsOutvoted(t *testing.T) {
 	lead := f.leader()
 	settle := func(b *bird) (off, ahead time.Duration) {
 		at, ahead := b.node.conf.Agreement.Settle(b.node.conf.Now(), b.node.conf.Passed())
-		return at.Sub(time.Now()).Abs(), ahead
+		return time.Until(at).Abs(), ahead
 	}
 	for _, b := range f.birds {
 		f.until(b.name+" agrees", func() bool { return b.node.conf.Agreement.Agrees() || b.name == "n4" })
