@@ -154,8 +154,16 @@ func (c *cli) operate(ctx context.Context, method, path string, in any) ([]byte,
 	}
 	raw, header, err := cl.do(ctx, req)
 	c.remark(header)
-	if e, ok := edge.AsError(err); err != nil && ok && e.Code == edge.ErrQuorumLost.Code {
+	e, ok := edge.AsError(err)
+	switch {
+	case err == nil || !ok:
+	case e.Code == edge.ErrQuorumLost.Code:
 		err = c.noMajority(ctx, cl, e)
+	case cl.base != localBase && (e.Kind == edge.Denied || e.Kind == edge.Unauthenticated): // no key is the operator's
+		err = &edge.Error{
+			Kind: e.Kind, Code: e.Code, Message: "The cluster's operator speaks to a node over its socket; a key from elsewhere does not do",
+			Fix: "Run this on one of the cluster's machines, without --url, --profile and WISPGATE_URL",
+		}
 	}
 	return raw, err
 }
@@ -183,29 +191,43 @@ func (st *clusterStatus) away() (says, fix string) {
 	if len(st.Cluster.Voters) == 0 {
 		return app.Newcomer(st.Cluster.Advertise), app.NewcomerFix
 	}
-	reached := []string{}
+	reached, fit, votes, others := []string{}, 0, slices.Contains(st.Cluster.Voters, st.Node), ""
+	if votes {
+		fit, others = 1, "other "
+	}
 	for _, m := range st.Cluster.Members {
-		if m.Node == st.Node || !m.Voter || st.Clock.Now.Sub(m.Seen) >= wellFor {
+		if m.Node == st.Node || !m.Voter || m.Silent || st.Clock.Now.Sub(m.Seen) >= reachFor {
 			continue
 		}
-		if m.State == "leader" {
+		switch m.State {
+		case "leader":
 			return fmt.Sprintf("Node %s reaches %s, which leads, and does not hear it", st.Node, m.Node),
 				"Look at this node's cluster.advertise and at the way to its port, and that no copy of it runs elsewhere"
+		case "parked":
+			reached = append(reached, m.Node+" (parked)")
+		default:
+			reached, fit = append(reached, m.Node), fit+1
 		}
-		reached = append(reached, m.Node)
 	}
-	since, whom := "", "none"
+	since, whom, need := "", "none", len(st.Cluster.Voters)/2+1
 	if st.Pending.Since != nil {
 		since = " since " + st.Pending.Since.Local().Format(time.DateTime)
 	}
 	if len(reached) > 0 {
 		whom = strings.Join(reached, ", ")
 	}
-	return fmt.Sprintf("Node %s hears no leader%s; of the other voters it reaches %s. %d of %d voters must hear each other before anything is committed",
-		st.Node, since, whom, len(st.Cluster.Voters)/2+1, len(st.Cluster.Voters)), app.NoMajorityFix
+	says = fmt.Sprintf("Node %s hears no leader%s; of the %svoters it reaches %s. ", st.Node, since, others, whom)
+	if fit >= need { // so it is not for want of nodes
+		return says + "They would be enough, and none of them leads yet", "Ask again in a few seconds; if it stays so, see with wispgate cluster list on each of them whom it reaches"
+	}
+	return says + fmt.Sprintf("%d of %d voters must hear each other before anything is committed", need, len(st.Cluster.Voters)), app.NoMajorityFix
 }
 
-// wellFor is how old a sign of life may be of a node that counts as well.
+// reachFor is how old an answer may be of a voter that counts as in reach. The node asks them all before it says how it stands, so this is only for
+// one whose program is older and remembers.
+const reachFor = 10 * time.Second
+
+// wellFor is how old the last answer to the leader may be of a node that counts as well, where it has missed none.
 const wellFor = 30 * time.Second
 
 // clusterMember is a line of "cluster list".
@@ -281,6 +303,8 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 			Address: p.Address, Contact: "-", Version: p.ProgramVersion, Certificate: p.CertificateEnd.UTC().Format(time.DateOnly), voter: p.Voter,
 		}
 		switch {
+		case p.RepairAt != nil && p.LostAt != nil:
+			m.State = "repairing, lost"
 		case p.RepairAt != nil:
 			m.State = "repairing"
 		case p.LostAt != nil:
@@ -291,7 +315,10 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 		for _, v := range st.Cluster.Members {
 			if v.Node == p.Node && !v.Seen.IsZero() {
 				age := max(st.Clock.Now.Sub(v.Seen), 0)
-				m.Contact, m.Lag, m.well = age.Round(time.Second).String(), v.Lag, age < wellFor && p.LostAt == nil
+				m.Contact, m.Lag, m.well = age.Round(time.Second).String(), v.Lag, age < wellFor && !v.Silent && p.LostAt == nil
+			}
+			if v.Node == p.Node && v.Silent && p.LostAt == nil {
+				m.State = silentState(m.State)
 			}
 		}
 		if m.Contact == "-" && p.LostAt != nil {
@@ -303,9 +330,22 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 	return list, st, nil
 }
 
+// silentState is the state of a node that did not answer when it was last asked; CONTACT says for how long.
+func silentState(state string) string {
+	if state == "member" {
+		return "silent"
+	}
+	return state + ", silent"
+}
+
+// memberColumns are those of "cluster list" as a table: more than a table has by itself.
+var memberColumns = []string{"node", "role", "state", "leader", "preferred", "address", "contact", "lag", "version", "certificate_end"}
+
 func (c *cli) clusterList() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the nodes: role, state, leader, contact, lag, version, certificate", Args: takes(),
+		Long: `List the nodes of the cluster. State is what the record says, and "silent" for one that did not answer when it was last asked, "lost" after a
+minute of that; contact is how long ago it last answered. On a node that hears no leader it says which voters this one reaches at the moment.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, st, err := c.members(cmd.Context())
 			if err != nil {
@@ -327,6 +367,7 @@ func (c *cli) clusterList() *cobra.Command {
 					_, _ = fmt.Fprintf(c.std.err, "Node %s is silent%s.\n", m.Node, m.Because())
 				}
 			}
+			c.usual = memberColumns
 			return c.show(map[string]any{"data": list})
 		},
 	}
@@ -475,7 +516,8 @@ func (c *cli) await(ctx context.Context, late string, done func() (bool, error))
 func (c *cli) clusterPrefer() *cobra.Command {
 	off := false
 	cmd := &cobra.Command{
-		Use: "prefer NODE", Short: "Have leadership stay at a node whenever it is well", Args: takes("node"),
+		Use: "prefer NODE", Short: "Have leadership stay at a voter whenever it is well", Args: takes("node"),
+		Long: "Have leadership stay at NODE whenever that node is well. A replica never leads, so it is refused: promote it first.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			raw, err := c.operate(cmd.Context(), http.MethodPatch, "/api/v1/sync/nodes/"+url.PathEscape(args[0]), map[string]any{"preferred": !off})
 			if err != nil {

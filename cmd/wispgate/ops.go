@@ -286,6 +286,10 @@ func (c *cli) runVerb(ctx context.Context, r edge.Route, params, args []string, 
 	if err := c.setMatch(ctx, cl, r, &req, opts.match); err != nil {
 		return err
 	}
+	if r.Op.Name == "sync.conflict.list" {
+		c.who = clientNames(ctx, cl)
+	}
+	c.usual, c.declared = usualColumns[r.Op.Name], func(path string) bool { return r.Op.Out != nil && has(r.Op.Out, path) }
 	if opts.all {
 		return c.followPages(ctx, cl, req)
 	}
@@ -362,31 +366,82 @@ func (c *cli) setMatch(ctx context.Context, cl *client, r edge.Route, req *call,
 	return nil
 }
 
-// followPages prints page after page; as JSON it is one document per line.
+// followPages prints page after page. What is one document, JSON or YAML, becomes one, in the shape of a single page.
 func (c *cli) followPages(ctx context.Context, cl *client, req call) error {
-	if c.output == "json" {
-		c.output = "jsonl"
-	}
+	whole := c.output == "json" || c.output == "yaml"
+	all := []json.RawMessage{}
 	for {
 		raw, _, err := cl.do(ctx, req)
 		if err != nil {
 			return err
 		}
 		var page struct {
-			Data       json.RawMessage `json:"data"`
-			NextCursor string          `json:"next_cursor"`
+			Data       []json.RawMessage `json:"data"`
+			NextCursor string            `json:"next_cursor,omitempty"`
+			HasMore    bool              `json:"has_more"`
 		}
 		if err := json.Unmarshal(raw, &page); err != nil {
 			return fmt.Errorf("read the answer: %w", err)
 		}
-		only, err := json.Marshal(map[string]json.RawMessage{"data": page.Data})
-		if err != nil {
+		next := page.NextCursor
+		if all = append(all, page.Data...); whole && next != "" {
+			req.query.Set("cursor", next)
+			continue
+		}
+		page.NextCursor, page.HasMore = "", false
+		if whole {
+			page.Data = all
+		}
+		if err := c.show(page); err != nil || next == "" {
 			return err
 		}
-		if err := c.print(only); err != nil || page.NextCursor == "" {
-			return err
-		}
-		c.noHead = true
-		req.query.Set("cursor", page.NextCursor)
+		all, c.noHead = all[:0], true
+		req.query.Set("cursor", next)
 	}
+}
+
+// usualColumns are those of a list whose records say what matters in a member of a member.
+var usualColumns = map[string][]string{
+	"sync.conflict.list": {"id", "status", "calls[0].op", "reason.code", "by", "node", "accepted_at", "operation"},
+}
+
+// clientNames gives the names of clients by their ids, as far as whoever asks may see them; a person reads names.
+func clientNames(ctx context.Context, cl *client) func(string) string {
+	known := map[string]string{}
+	return func(id string) string {
+		if !strings.HasPrefix(id, "cli_") {
+			return id
+		}
+		if known[id] == "" {
+			known[id] = id
+			var found struct{ Name string }
+			raw, _, err := cl.do(ctx, call{method: http.MethodGet, path: "/api/v1/identity/clients/" + url.PathEscape(id)})
+			if err == nil && json.Unmarshal(raw, &found) == nil && found.Name != "" {
+				known[id] = found.Name
+			}
+		}
+		return known[id]
+	}
+}
+
+// has says whether a page's records may have a member of this path.
+func has(page *edge.Schema, path string) bool {
+	at := page
+	if data := page.Field("data"); data != nil && data.Schema.Item != nil {
+		at = data.Schema.Item
+	}
+	for name := range strings.SplitSeq(path, ".") {
+		name, _, indexed := strings.Cut(name, "[")
+		if at.Type == edge.Map {
+			return true
+		}
+		f := at.Field(name)
+		if f == nil {
+			return false
+		}
+		if at = f.Schema; indexed && at.Item != nil {
+			at = at.Item
+		}
+	}
+	return true
 }

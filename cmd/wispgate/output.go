@@ -29,6 +29,24 @@ func (o object) get(name string) (any, bool) {
 	return nil, false
 }
 
+// at returns a member by its path: a name, or names apart by dots, as a record's table shows them.
+func (o object) at(path string) (any, bool) {
+	if val, ok := o.get(path); ok || !strings.ContainsAny(path, ".[") {
+		return val, ok
+	}
+	for _, m := range flatten(nil, "", o) {
+		if m.name == path {
+			return m.val, true
+		}
+	}
+	name, rest, _ := strings.Cut(path, ".")
+	below, ok := o.get(name)
+	if row, is := below.(object); ok && is && rest != "" { // an object below an object
+		return row.at(rest)
+	}
+	return nil, false
+}
+
 // parse reads JSON into object, []any, string, json.Number, bool or nil.
 func parse(raw []byte) (any, error) {
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -104,11 +122,7 @@ func (c *cli) print(raw []byte) error {
 		yamlValue(&b, v, 0, false)
 		_, err = io.WriteString(c.std.out, strings.TrimPrefix(b.String(), "\n"))
 	case "name":
-		for _, row := range rowsOf(v) {
-			if id, ok := row.get("id"); ok {
-				_, err = fmt.Fprintln(c.std.out, cell(id))
-			}
-		}
+		err = c.printNames(v)
 	case "table", "":
 		err = c.printTable(v)
 	default:
@@ -116,6 +130,24 @@ func (c *cli) print(raw []byte) error {
 	}
 	return err
 }
+
+// printNames prints what each record goes by: its id or, where it is named otherwise, that.
+func (c *cli) printNames(v any) error {
+	for _, row := range rowsOf(v) {
+		i := slices.IndexFunc(nameMembers, func(name string) bool { _, ok := row.get(name); return ok })
+		if i < 0 {
+			return usageError("what this shows has no names: take -o json")
+		}
+		name, _ := row.get(nameMembers[i])
+		if _, err := fmt.Fprintln(c.std.out, cell(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// nameMembers are what a record may go by, best first.
+var nameMembers = []string{"id", "node", "name", "check"}
 
 func (c *cli) printLines(raw []byte) error {
 	var page struct {
@@ -172,7 +204,9 @@ func (c *cli) printTable(v any) error {
 	}
 	w := tabwriter.NewWriter(c.std.out, 0, 8, 2, ' ', 0)
 	if _, isPage := o.get("data"); isPage {
-		c.pageTable(w, o)
+		if err := c.pageTable(w, o); err != nil {
+			return err
+		}
 	} else if err := c.recordTable(w, o); err != nil {
 		return err
 	}
@@ -185,13 +219,22 @@ var quiet = []string{"tenant_id", "version", "created_at", "created_by", "update
 // maxColumns keeps a table within a terminal.
 const maxColumns = 8
 
-func (c *cli) pageTable(w io.Writer, page object) {
+func (c *cli) pageTable(w io.Writer, page object) error {
 	rows := rowsOf(page)
 	if len(rows) == 0 {
 		_, _ = fmt.Fprintln(c.std.err, "Nothing found.")
-		return
+		return nil
 	}
 	cols := c.columns
+	for _, col := range cols {
+		in := func(row object) bool { _, ok := row.at(col); return ok }
+		if !slices.ContainsFunc(rows, in) && (c.declared == nil || !c.declared(col)) {
+			return usageError(fmt.Sprintf("no record has %q; -o json shows what they have", col))
+		}
+	}
+	if len(cols) == 0 {
+		cols = c.usual
+	}
 	if len(cols) == 0 {
 		for _, row := range rows {
 			for _, m := range row {
@@ -208,7 +251,11 @@ func (c *cli) pageTable(w io.Writer, page object) {
 		cells := make([]string, len(cols))
 		for i, col := range cols {
 			cells[i] = "-"
-			if val, ok := row.get(col); ok {
+			val, ok := row.at(col)
+			if id, is := val.(string); ok && is && col == "by" && c.who != nil {
+				val = c.who(id)
+			}
+			if ok {
 				cells[i] = cell(val)
 			}
 		}
@@ -217,6 +264,7 @@ func (c *cli) pageTable(w io.Writer, page object) {
 	if next, ok := page.get("next_cursor"); ok {
 		_, _ = fmt.Fprintf(c.std.err, "More follows: --cursor %s, or --all\n", cell(next))
 	}
+	return nil
 }
 
 // recordTable prints a record as a line per value: all of them, or those that --columns names; without headers the values alone.

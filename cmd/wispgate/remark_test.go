@@ -34,6 +34,20 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 	if got, _ := st.away(); !strings.Contains(got, "reaches n4, which leads, and does not hear it") {
 		t.Errorf("where the leader is reached: %q", got)
 	}
+	for name, tc := range map[string]struct{ status, want string }{
+		"a voter that has just died":   {strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"silent":true`, 1), "of the other voters it reaches none. 3 of 4 voters must"},
+		"one that remembers":           {strings.Replace(status, "11:59:59Z", "11:59:40Z", 1), "of the other voters it reaches none. 3 of 4"},
+		"a replica":                    {strings.ReplaceAll(status, `"n1","n2","n3","n4"]`, `"n1","n2","n4"]`), "of the voters it reaches n4. 2 of 3 voters must"},
+		"a parked one does not vote":   {strings.Replace(strings.Replace(status, `"n1","n2","n3","n4"]`, `"n1","n3","n4"]`, 1), `"n4","voter":true`, `"n4","voter":true,"state":"parked"`, 1), "it reaches n4 (parked). 2 of 3 voters must"},
+		"enough, and an election":      {strings.Replace(status, `"n1","n2","n3","n4"]`, `"n1","n3","n4"]`, 1), "it reaches n4. They would be enough, and none of them leads yet"},
+		"a dead one that once had led": {strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"silent":true,"state":"leader"`, 1), "it reaches none. 3 of 4"},
+	} {
+		var st clusterStatus
+		must(t, json.Unmarshal([]byte(tc.status), &st))
+		if got, _ := st.away(); !strings.Contains(got, tc.want) {
+			t.Errorf("%s: %q lacks %q", name, got, tc.want)
+		}
+	}
 	for _, args := range [][]string{{"cluster", "invite"}, {"cluster", "remove", "n1", "--force"}, {"cluster", "transfer"}, {"cluster", "list"}} {
 		var out, said bytes.Buffer
 		code := run(t.Context(), append([]string{"--url", node.URL}, args...), stdio{in: strings.NewReader(""), out: &out, err: &said})

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -32,11 +34,31 @@ func run(ctx context.Context, args []string, std stdio) int {
 	cli := &cli{std: std, env: os.Getenv}
 	root := cli.root()
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return 0
 	}
-	return cli.fail(err)
+	if asked := outputOf(args); asked != "" { // a wrong flag before it kept it from being read
+		cli.output = asked
+	}
+	return cli.fail(cmd, err)
+}
+
+// outputOf is what a command line says after -o.
+func outputOf(args []string) (form string) {
+	for i, arg := range args {
+		if arg == "--" {
+			break
+		}
+		for _, flag := range []string{"--output", "-o"} {
+			if arg == flag && i+1 < len(args) {
+				form = args[i+1]
+			} else if rest, ok := strings.CutPrefix(arg, flag); ok && rest != "" && (flag == "-o" || rest[0] == '=') {
+				form = strings.TrimPrefix(rest, "=")
+			}
+		}
+	}
+	return form
 }
 
 // cli is one invocation.
@@ -47,6 +69,10 @@ type cli struct {
 	output  string
 	columns []string
 	noHead  bool
+
+	usual    []string               // columns of a page where --columns names none; nil: what it has
+	who      func(id string) string // the name behind the id in a table's column "by"; nil: the id itself
+	declared func(path string) bool // whether the operation's records may have such a member; nil: nobody knows
 }
 
 func (c *cli) root() *cobra.Command {
@@ -131,21 +157,48 @@ func usageError(text string) error {
 }
 
 // fail prints the error and returns the exit code of its kind. With -o json it is a problem document.
-func (c *cli) fail(err error) int {
-	var e *edge.Error
-	if !errors.As(err, &e) {
-		if strings.HasPrefix(err.Error(), "unknown command") || strings.HasPrefix(err.Error(), "required flag") || strings.Contains(err.Error(), "arg(s)") {
-			e = &edge.Error{Kind: edge.Invalid, Code: "usage", Message: err.Error()}
-		} else {
-			e = &edge.Error{Kind: edge.Internal, Code: "failed", Message: err.Error()}
-		}
-	}
+func (c *cli) fail(cmd *cobra.Command, err error) int {
+	e := known(err)
 	if c.output == "json" || c.output == "jsonl" {
+		if e.Code == "usage" && e.Fix == "" {
+			said := *e
+			said.Fix = fmt.Sprintf("Run %q for what it takes", cmd.CommandPath()+" --help")
+			e = &said
+		}
 		_ = writeJSON(c.std.err, e)
 	} else {
 		_, _ = fmt.Fprintln(c.std.err, "wispgate:", describe(e))
 	}
 	return e.Kind.ExitCode()
+}
+
+// known gives every error a code, and what to do where that can be told: what cobra says of a command line, and what the system says of a file.
+func known(err error) *edge.Error {
+	if e, ok := errors.AsType[*edge.Error](err); ok {
+		return e
+	}
+	e := &edge.Error{Kind: edge.Internal, Code: "failed", Message: err.Error()}
+	var path *fs.PathError
+	var link *os.LinkError
+	name := ""
+	switch {
+	case errors.As(err, &path):
+		name = path.Path
+	case errors.As(err, &link):
+		name = link.New
+	}
+	switch {
+	case strings.HasPrefix(e.Message, "unknown command") || strings.HasPrefix(e.Message, "required flag") || strings.Contains(e.Message, "arg(s)"):
+		e.Kind, e.Code = edge.Invalid, "usage"
+	case name == "":
+	case errors.Is(err, syscall.EROFS):
+		e.Kind, e.Code, e.Fix = edge.Unavailable, "file_read_only", "The file system of "+name+" is read-only: mount it for writing, after a look at the kernel's log for why it is not"
+	case errors.Is(err, fs.ErrNotExist):
+		e.Kind, e.Code, e.Fix = edge.Invalid, "file_missing", "Look whether the path is right: "+name
+	case errors.Is(err, fs.ErrPermission):
+		e.Kind, e.Code, e.Fix = edge.Denied, "file_denied", "Run this as a user who may open "+name+": root, or the one that runs wispgate"
+	}
+	return e
 }
 
 // describe is the error as a person reads it: what, where, what to do.

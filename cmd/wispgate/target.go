@@ -16,6 +16,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -111,7 +112,8 @@ func (c *cli) client() (*client, error) {
 	}
 	base := first(t.url, c.env("WISPGATE_URL"), p.URL)
 	if base == "" {
-		return c.local(first(t.socket, c.env("WISPGATE_SOCKET"), filepath.Join(config.Default().Node.DataDir, "wispgate.sock")))
+		named := first(t.socket, c.env("WISPGATE_SOCKET"))
+		return c.local(first(named, filepath.Join(config.Default().Node.DataDir, "wispgate.sock")), named != "")
 	}
 	u, err := url.Parse(base)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
@@ -140,9 +142,21 @@ func (c *cli) client() (*client, error) {
 	return &client{base: strings.TrimRight(base, "/"), key: key, tenant: t.tenant, http: &http.Client{Transport: transport, Timeout: t.timeout}}, nil
 }
 
-// local speaks to the daemon on this machine; who may open the socket needs no key.
-func (c *cli) local(path string) (*client, error) {
-	if _, err := os.Stat(path); err != nil {
+// localBase is the address of every request over the socket.
+const localBase = "http://local"
+
+// local speaks to the daemon on this machine; who may open the socket needs no key. named: the user has said where it is.
+func (c *cli) local(path string, named bool) (*client, error) {
+	_, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrPermission):
+		return nil, errSocketDenied(path)
+	case err != nil && named:
+		return nil, &edge.Error{
+			Kind: edge.Unavailable, Code: "no_target", Message: "There is no socket " + path,
+			Fix: "It is wispgate.sock in the data folder of a daemon that runs: look whether this is the folder, and start wispgate serve where it does not run",
+		}
+	case err != nil:
 		return nil, &edge.Error{
 			Kind: edge.Unavailable, Code: "no_target", Message: "No node was named and no daemon runs on this machine",
 			Fix: "Give --url and a key, store them with wispgate profile set, or start wispgate serve",
@@ -151,7 +165,7 @@ func (c *cli) local(path string) (*client, error) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", path)
 	}
-	return &client{base: "http://local", tenant: c.target.tenant, http: &http.Client{
+	return &client{base: localBase, tenant: c.target.tenant, http: &http.Client{
 		Transport: &http.Transport{DialContext: dial}, Timeout: c.target.timeout,
 	}}, nil
 }
@@ -204,7 +218,26 @@ func (c *client) do(ctx context.Context, r call) ([]byte, http.Header, error) {
 	return raw, resp.Header, nil
 }
 
+func errSocketDenied(path string) error {
+	return &edge.Error{
+		Kind: edge.Denied, Code: "socket_denied", Message: "This user may not open the socket " + path + " of the daemon",
+		Fix: "Run this as root or as the user that runs wispgate, or give --url and a key",
+	}
+}
+
 func unreachable(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Net == "unix" && op.Addr != nil {
+		if errors.Is(err, os.ErrPermission) {
+			return errSocketDenied(op.Addr.String())
+		}
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			return &edge.Error{
+				Kind: edge.Unavailable, Code: "unreachable", Message: "No daemon answers at the socket " + op.Addr.String(),
+				Fix: "Start wispgate serve, or wait until it has started; its log says why where it ends",
+			}
+		}
+	}
 	e := &edge.Error{Kind: edge.Unavailable, Code: "unreachable", Message: "The node cannot be reached: " + rootCause(err), Fix: "Check address and network, and that wispgate runs there"}
 	var unknown x509.UnknownAuthorityError
 	if errors.As(err, &unknown) {

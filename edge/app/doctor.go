@@ -109,6 +109,7 @@ type patient struct {
 	mode     fs.FileMode // of the data folder
 	modeErr  error
 	writable bool
+	readOnly bool // the file system is
 	free     uint64
 	total    uint64
 	fsName   string
@@ -186,7 +187,8 @@ func (p *patient) folder() {
 	}
 	p.mode = info.Mode().Perm()
 	const mayWrite = 2
-	p.writable = syscall.Access(p.dir, mayWrite) == nil
+	may := syscall.Access(p.dir, mayWrite)
+	p.writable, p.readOnly = may == nil, errors.Is(may, syscall.EROFS)
 	p.free, p.total, _ = store.FreeSpace(p.dir)
 	p.fsName = fileSystem(p.dir)
 	if _, err := os.Stat(filepath.Join(p.dir, restoring)); err == nil {
@@ -435,8 +437,7 @@ func stoppedInside(ctx context.Context, o DoctorOptions, id nodeID) (in inside, 
 		return in, err
 	}
 	if err := cluster.Examine(cluster.Config{Dir: logDir(dir), NodeID: id.Node, ClusterID: id.Cluster, Logger: log, Now: time.Now}, m); err != nil {
-		e, _ := edge.AsError(err)
-		in.LogErr, in.LogFix = e.Message, e.Fix
+		in.LogErr, in.LogFix = saidOfLog(err)
 	}
 	if !o.Deep {
 		return in, nil

@@ -47,6 +47,19 @@ func failed(err error) (Finding, bool) {
 	return found(Fail, "See the log of wispgate", "%v", err)
 }
 
+// refusedRights says whether this user, or a disk that nobody may write, is in the way of the look, so that it says nothing about what it was for.
+func refusedRights(err error) bool { // a read-only disk is EROFS, which is no ErrPermission
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
+}
+
+// noRights is what could not be looked at: it is not said to be damaged, and nobody is told to replace it.
+func noRights(what string, err error) (Finding, bool) {
+	if errors.Is(err, syscall.EROFS) {
+		return found(Fail, "Mount the file system for writing, after a look at the kernel's log for why it is not", "%s was not looked at: the file system is read-only", what)
+	}
+	return found(Fail, "Run this as the user that runs wispgate; nothing here says that it is damaged", "%s may not be read by this user", what)
+}
+
 func checkConfig(p *patient) (Finding, bool) {
 	if p.cfgErr == nil {
 		return fine("The configuration is valid")
@@ -59,6 +72,9 @@ func checkConfig(p *patient) (Finding, bool) {
 }
 
 func checkNode(p *patient) (Finding, bool) {
+	if refusedRights(p.idErr) {
+		return noRights("The data folder "+p.dir, p.idErr)
+	}
 	if p.idErr != nil {
 		return failed(p.idErr)
 	}
@@ -77,6 +93,8 @@ func checkFolder(p *patient) (Finding, bool) {
 		return nothing() // the node's check says it
 	case p.mode&0o077 != 0:
 		return found(Warn, "Run chmod 700 on it", "The data folder %s can be read by others (mode %04o)", p.dir, p.mode)
+	case p.readOnly:
+		return found(Fail, "Mount the file system for writing, after a look at the kernel's log for why it is not", "The data folder %s lies on a read-only file system", p.dir)
 	case !p.writable:
 		return found(Fail, "Give it to the user that runs wispgate, or run this as that user", "The data folder %s cannot be written", p.dir)
 	}
@@ -192,6 +210,8 @@ func checkStore(p *patient) (Finding, bool) {
 		return fine("The state opens; it is at version %d", p.inside.Version)
 	case e != nil && e.Code == "data_in_use": // the node's check says it
 		return nothing()
+	case refusedRights(p.insideErr) || e != nil && strings.Contains(e.Message, fs.ErrPermission.Error()):
+		return noRights("The state", fs.ErrPermission)
 	case e != nil && e.Code == "data_unreadable" && strings.Contains(e.Message, "closed cleanly"):
 		return found(Warn, "Start wispgate: it mends that from its log", "The state was not closed cleanly, as after a power cut")
 	}
@@ -206,6 +226,18 @@ func checkLog(p *patient) (Finding, bool) {
 		return found(Fail, p.inside.LogFix, "%s", p.inside.LogErr)
 	}
 	return fine("Log and state belong together")
+}
+
+// saidOfLog puts into words why the log of a stopped node does not open, and what to do. There is no request here that support could look for.
+func saidOfLog(err error) (says, fix string) {
+	if e, ok := errors.AsType[*edge.Error](err); ok {
+		return e.Message, e.Fix
+	}
+	if refusedRights(err) {
+		f, _ := noRights("The log", err)
+		return f.Says, f.Fix
+	}
+	return fmt.Sprintf("The log does not open: %v", err), "Keep the folder, and look at the disk and the kernel's log"
 }
 
 func checkClock(p *patient) (Finding, bool) {
@@ -260,8 +292,8 @@ func checkCluster(p *patient) (Finding, bool) {
 	case c.Leader == "" && len(c.Voters) == 0:
 		return found(Fail, cluster.NewcomerFix, "%s", cluster.Newcomer(c.Advertise))
 	case c.Leader == "":
-		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed",
-			len(c.Voters)/2+1, strings.Join(c.Voters, ", "))
+		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed; this node reaches %s",
+			len(c.Voters)/2+1, strings.Join(c.Voters, ", "), reached(s))
 	case s.Pending.CutOff:
 		return found(Fail, "Look at the network to the other nodes", "The node has lost the cluster, whose leader was %s", c.Leader)
 	}
@@ -287,11 +319,12 @@ func checkMembers(p *patient) (Finding, bool) {
 	if !s.Cluster.Contact {
 		return found(Warn, "Bring the way to the leader back; until then ask at the other nodes", "Nobody tells this node how the other %d are: it hears no leader", len(s.Cluster.Members)-1)
 	}
+	if says := silent(s, p.now); says != "" {
+		return found(Warn, "Look at that node and at the network to it", "%s", says)
+	}
 	for _, m := range s.Cluster.Members {
 		switch {
 		case m.Node == s.Node:
-		case m.Seen.IsZero() || p.now.Sub(m.Seen) > time.Minute:
-			return found(Warn, "Look at that node and at the network to it", "Node %s is silent%s", m.Node, m.Because())
 		case m.Lag > mostLag:
 			return found(Warn, "Look at the disk of that node and the network to it", "Node %s is %d log entries behind", m.Node, m.Lag)
 		case m.DiskLow:
@@ -303,6 +336,53 @@ func checkMembers(p *patient) (Finding, bool) {
 			"%d voters survive the loss of %d, as %d do, and losing half of them stops all", n, n/2-1, n-1)
 	}
 	return fine("All %d nodes answer and keep up", len(s.Cluster.Members))
+}
+
+// longSilence is when a member counts as silent in any case: an older program of the leader does not say that it missed one.
+const longSilence = time.Minute
+
+// silent says which members do not answer and, where a voter is among them, how many more the cluster could lose.
+func silent(s *Status, now time.Time) string {
+	var says []string
+	voters, well, lost := 0, 0, false
+	for _, m := range s.Cluster.Members {
+		quiet := m.Node != s.Node && (m.Silent || m.Seen.IsZero() || now.Sub(m.Seen) > longSilence)
+		if m.Voter {
+			voters++
+			if lost = lost || quiet; !quiet {
+				well++
+			}
+		}
+		switch {
+		case quiet && m.Seen.IsZero():
+			says = append(says, fmt.Sprintf("nothing has been heard of node %s since %s leads%s", m.Node, s.Cluster.Leader, m.Because()))
+		case quiet:
+			says = append(says, fmt.Sprintf("node %s has been silent for %s%s", m.Node, max(now.Sub(m.Seen), 0).Round(time.Second), m.Because()))
+		}
+	}
+	if len(says) == 0 {
+		return ""
+	}
+	text := strings.Join(says, ", ")
+	text = strings.ToUpper(text[:1]) + text[1:]
+	if need := voters/2 + 1; lost && well <= need {
+		text += fmt.Sprintf("; stop no other voter: %d of %d answer, and %d must", well, voters, need)
+	}
+	return text
+}
+
+// reached names the voters that answer a node which hears no leader.
+func reached(s *Status) string {
+	var list []string
+	for _, m := range s.Cluster.Members {
+		if m.Voter && m.Node != s.Node && !m.Silent && !m.Seen.IsZero() {
+			list = append(list, m.Node)
+		}
+	}
+	if len(list) == 0 {
+		return "none of the others"
+	}
+	return strings.Join(list, ", ")
 }
 
 func checkPending(p *patient) (Finding, bool) {
@@ -349,6 +429,9 @@ func checkJournals(p *patient) (Finding, bool) {
 		switch {
 		case name == "audit" || errors.Is(l.err, fs.ErrNotExist):
 		case l.err != nil:
+			if refusedRights(l.err) {
+				return noRights("The "+name+" journal", l.err)
+			}
 			return found(Fail, "Keep the folder and see the log", "The %s journal cannot be read: %v", name, l.err)
 		case !l.report.OK():
 			return found(Fail, "Keep the folder, and look at the disk", "The %s journal is damaged: %s", name, l.report.Problems[0].Says)
@@ -372,6 +455,8 @@ func checkAudit(p *patient) (Finding, bool) {
 	switch {
 	case p.idErr != nil || !ok || errors.Is(l.err, fs.ErrNotExist):
 		return nothing()
+	case refusedRights(l.err):
+		return noRights("The audit log", l.err)
 	case l.err != nil:
 		return failed(l.err)
 	case l.large:
@@ -393,8 +478,14 @@ func checkCertificates(p *patient) (Finding, bool) {
 		left := c.End.Sub(p.now)
 		f := Finding{}
 		switch {
+		case refusedRights(c.Err):
+			f, _ = noRights(c.What, c.Err)
 		case c.Err != nil:
-			f, _ = found(Fail, "Replace the file", "%s cannot be read: %v", c.What, c.Err)
+			mend := "Replace the file"
+			if strings.HasPrefix(c.What, "the cluster's") {
+				mend = "Put the file back from a copy: another one that was made anew would prove nothing to the other nodes"
+			}
+			f, _ = found(Fail, mend, "%s cannot be read: %v", c.What, c.Err)
 		case c.Cluster:
 			f = clusterCertificate(c, p.now)
 		case left < 0:

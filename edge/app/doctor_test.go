@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -83,6 +84,9 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"node", "hangs", func(p *patient) { p.running, p.insideErr = false, &edge.Error{Code: "data_in_use"} }, Fail},
 		{"folder", "others read it", func(p *patient) { p.mode = 0o755 }, Warn},
 		{"folder", "not ours", func(p *patient) { p.writable = false }, Fail},
+		{"folder", "on a read-only disk", func(p *patient) { p.writable, p.readOnly = false, true }, Fail},
+		{"node", "of another user", func(p *patient) { p.idErr = &fs.PathError{Op: "open", Path: "node.json", Err: syscall.EACCES} }, Fail},
+		{"store", "of another user", func(p *patient) { p.insideErr = &fs.PathError{Op: "open", Path: "state", Err: syscall.EACCES} }, Fail},
 		{"file system", "memory", func(p *patient) { p.fsName = "tmpfs" }, Fail},
 		{"file system", "network", func(p *patient) { p.fsName = "nfs" }, Fail},
 		{"file system", "btrfs", func(p *patient) { p.fsName = "btrfs" }, Warn},
@@ -132,6 +136,10 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		}, Fail},
 		{"cluster", "cut off", func(p *patient) { p.inside.Status.Pending.CutOff = true }, Fail},
 		{"members", "silent", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = p.now.Add(-time.Hour) }, Warn},
+		{"members", "missed a moment ago", func(p *patient) {
+			p.inside.Status.Cluster.Members[1].Seen, p.inside.Status.Cluster.Members[1].Silent = p.now.Add(-2*time.Second), true
+		}, Warn},
+		{"members", "never heard", func(p *patient) { p.inside.Status.Cluster.Members[1].Seen = time.Time{} }, Warn},
 		{"members", "behind", func(p *patient) { p.inside.Status.Cluster.Members[1].Lag = 5000 }, Warn},
 		{"members", "full", func(p *patient) { p.inside.Status.Cluster.Members[1].DiskLow = true }, Warn},
 		{"members", "nobody tells", func(p *patient) { p.inside.Status.Cluster.Contact = false }, Warn},
@@ -190,6 +198,54 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 	for _, c := range checks {
 		if !asked[c.name] {
 			t.Errorf("nothing makes the check %s fail", c.name)
+		}
+	}
+}
+
+// TestTheDoctorNamesWhoHasJustFallenSilent: within seconds, whatever else is known of the node, and how many more may go.
+func TestTheDoctorNamesWhoHasJustFallenSilent(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		change func(m []cluster.View)
+		want   string
+	}{
+		"one voter of three":           {func(m []cluster.View) { m[2].Silent = true }, "Node c has been silent for 3s; stop no other voter: 2 of 3 answer, and 2 must"},
+		"a replica":                    {func(m []cluster.View) { m[3].Silent = true }, "Node d has been silent for 3s"},
+		"a voter that is being filled": {func(m []cluster.View) { m[2].Silent, m[2].Voter = true, false }, "Node c has been silent for 3s"},
+		"both": {func(m []cluster.View) { m[1].Silent, m[3].Silent, m[3].Seen = true, true, time.Time{} },
+			"Node b has been silent for 3s, nothing has been heard of node d since a leads; stop no other voter: 2 of 3 answer, and 2 must"},
+	} {
+		p := healthy()
+		seen := p.now.Add(-3 * time.Second)
+		p.inside.Status.Cluster.Members = []cluster.View{{Node: "a", Voter: true}, {Node: "b", Voter: true, Seen: seen}, {Node: "c", Voter: true, Seen: seen}, {Node: "d", Seen: seen}}
+		tc.change(p.inside.Status.Cluster.Members)
+		if f, _ := checkMembers(p); f.Verdict != Warn || f.Says != tc.want {
+			t.Errorf("%s: got %+v, want %q", name, f, tc.want)
+		}
+	}
+}
+
+// TestTheDoctorBlamesNobodyForWhatItMayNotRead: whoever replaced the CA of a cluster because another user may not read it would destroy it.
+func TestTheDoctorBlamesNobodyForWhatItMayNotRead(t *testing.T) {
+	t.Parallel()
+	denied, readOnly := &fs.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, &fs.PathError{Op: "open", Path: "x", Err: syscall.EROFS}
+	for _, tc := range []struct {
+		check, fix string
+		make       func(p *patient)
+	}{
+		{"certificates", "as the user that runs wispgate", func(p *patient) { p.certs[0].Err = denied }},
+		{"journals", "as the user that runs wispgate", func(p *patient) { p.journals["facts"] = journalLook{err: denied} }},
+		{"audit", "as the user that runs wispgate", func(p *patient) { p.journals["audit"] = journalLook{err: denied} }},
+		{"node", "as the user that runs wispgate", func(p *patient) { p.idErr = denied }},
+		{"store", "as the user that runs wispgate", func(p *patient) { p.insideErr = denied }},
+		{"log", "for writing", func(p *patient) { p.inside.LogErr, p.inside.LogFix = saidOfLog(readOnly) }},
+		{"log", "look at the disk", func(p *patient) { p.inside.LogErr, p.inside.LogFix = saidOfLog(errors.New("boom")) }},
+	} {
+		p := healthy()
+		tc.make(p)
+		f, _ := lookFor(t, tc.check)(p)
+		if f.Verdict != Fail || !strings.Contains(f.Fix, tc.fix) || strings.Contains(f.Fix, "eplace") || strings.Contains(f.Fix, "support") {
+			t.Errorf("%s: got %+v", tc.check, f)
 		}
 	}
 }

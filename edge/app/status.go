@@ -151,6 +151,7 @@ func with(m, part edge.Module) edge.Module {
 }
 
 func (c *core) status(program, tenant string, streams func() []uplink.StreamStatus) Status {
+	c.cluster.Around(c.ctx) // without a leader: whom it reaches is said as it is now
 	s := Status{
 		Node: c.id.Node, Site: c.id.Site, Program: program, Version: c.opts.Version, Uptime: int64(c.now().Sub(c.started) / time.Second),
 		Clock:   c.clockStatus(),

@@ -32,6 +32,7 @@ func (n *Node) Attach(x edge.Executor) {
 	n.x = x
 	n.mu.Unlock()
 	n.Handle(methodStats, n.serveStats)
+	n.Handle(methodWell, n.onLeader(n.serveWell))
 	n.Handle(methodPosition, n.servePosition)
 	n.Handle(methodRenew, n.serveRenew)
 	n.Handle(methodCAKey, n.takeCAKey)

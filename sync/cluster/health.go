@@ -16,7 +16,10 @@ import (
 	"wispgate/edge/store"
 )
 
-const methodStats = "sync.stats"
+const (
+	methodStats = "sync.stats"
+	methodWell  = "sync.well" // to the leader: which voters answer now
+)
 
 // stats is what a member tells the leader that looks at it.
 type stats struct {
@@ -32,13 +35,14 @@ type stats struct {
 	Synced bool      `json:"synced,omitempty"` // something disciplines it
 }
 
-// View is how the leader sees a member.
+// View is how the leader sees a member, or how a node does that hears no leader.
 type View struct {
 	Node    string    `json:"node"`
-	Seen    time.Time `json:"seen"`    // last answer; zero: none since this leader leads
-	Lag     uint64    `json:"lag"`     // log entries behind the leader
-	Version uint64    `json:"version"` // of its state
-	State   string    `json:"state"`   // leader, follower, candidate, parked
+	Seen    time.Time `json:"seen,omitzero"`    // last answer, to this leader or the one before it; zero: none is known
+	Silent  bool      `json:"silent,omitempty"` // it did not answer when it was last asked
+	Lag     uint64    `json:"lag"`              // log entries behind the leader
+	Version uint64    `json:"version"`          // of its state
+	State   string    `json:"state"`            // leader, follower, candidate, parked
 	DiskLow bool      `json:"disk_low,omitempty"`
 	Voter   bool      `json:"voter"`
 	Clock   time.Time `json:"clock,omitzero"` // as it was at the last answer, and what has passed since; absent: it does not trust it, or is silent
@@ -64,8 +68,10 @@ type picture struct {
 
 	ahead atomic.Int64 // of the leader's clock by this one, nanoseconds
 
-	around   []View // as this node itself sees the members, while it hears no leader
+	looking  chan struct{} // held while it asks the voters
+	around   []View        // as this node itself sees the members, while it hears no leader
 	aroundAt time.Time
+	asked    time.Duration // when, whatever happened to the clock
 }
 
 type sighting struct {
@@ -101,6 +107,17 @@ func (p *picture) note(node string, s stats, err error, now time.Time, passed ti
 		g.first = now
 	}
 	g.stats, g.last, g.heard = s, now, passed
+}
+
+// toldBy is how a leader last saw each member.
+func (p *picture) toldBy() map[string]View {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	told := map[string]View{}
+	for _, v := range p.told {
+		told[v.Node] = v
+	}
+	return told
 }
 
 func (p *picture) get(node string) (sighting, bool) {
@@ -175,6 +192,7 @@ func (n *Node) views() []View {
 		return nil
 	}
 	last, now := run.raft.LastIndex(), n.conf.Now()
+	told := n.picture.toldBy()
 	var list []View
 	apart := n.meetings.list(now)
 	for _, s := range servers(run.raft) {
@@ -183,14 +201,17 @@ func (n *Node) views() []View {
 			v.Seen, v.State, v.Version, v.DiskLow = now, stateName(run.raft.State()), n.machine.Version(), n.diskLow()
 			v.Clock, v.Synced = n.ownClock()
 		} else if g, ok := n.picture.get(v.Node); ok {
-			v.Seen, v.State, v.Version, v.DiskLow = g.last, g.State, g.Version, g.DiskLow
+			v.Seen, v.State, v.Version, v.DiskLow, v.Silent = g.last, g.State, g.Version, g.DiskLow, g.first.IsZero()
 			v.Clock, v.Synced = g.clockOf(n.conf.Passed())
 			if g.first.IsZero() {
 				v.Problem = n.links.why(v.Node)
 			}
-			if last > g.LastIndex {
+			if last > g.LastIndex && !g.last.IsZero() {
 				v.Lag = last - g.LastIndex
 			}
+		}
+		if was := told[v.Node]; was.Seen.After(v.Seen) { // a new leader has seen nobody yet, but was told
+			v.Seen, v.Lag = was.Seen, max(v.Lag, was.Lag)
 		}
 		if i := slices.IndexFunc(apart, func(h History) bool { return h.Node == v.Node }); i >= 0 {
 			v.History = apart[i].Incarnation
@@ -221,7 +242,7 @@ func (n *Node) Expelled() error {
 // freshFor is how old a sighting may be for its node to count as well.
 func (n *Node) freshFor() time.Duration { return max(5*n.conf.Pace.Poll, 3*n.conf.Peers.Election) }
 
-// wellVoters are the voters that the leader has heard of lately. nil: nobody knows.
+// wellVoters are the voters that the leader has heard of lately, and whose last answer is not missing. nil: nobody knows.
 func (n *Node) wellVoters() []string {
 	list, at := n.toldMembers()
 	now := n.conf.Now()
@@ -230,11 +251,63 @@ func (n *Node) wellVoters() []string {
 	}
 	var well []string
 	for _, v := range list {
-		if v.Voter && !v.Seen.IsZero() && at.Sub(v.Seen) <= n.freshFor() {
+		if v.Voter && !v.Silent && v.State != parkedState && !v.Seen.IsZero() && at.Sub(v.Seen) <= n.freshFor() {
 			well = append(well, v.Node)
 		}
 	}
 	return well
+}
+
+// answerFor is how long a voter has to answer when somebody waits to hear who is there: enough for a new connection over a satellite.
+func (n *Node) answerFor() time.Duration {
+	return min(max(n.conf.Pace.Poll, time.Second), 3*time.Second)
+}
+
+// votersNow has the leader ask the voters at this moment, and returns those that can vote. A voter that has died is not missed for a heartbeat or
+// two, and in that time nobody may take the vote of another in the belief that all are there. nil: nobody knows.
+func (n *Node) votersNow(ctx context.Context) []string {
+	ctx, cancel := context.WithTimeout(ctx, 2*n.answerFor()+time.Second)
+	defer cancel()
+	raw, err := n.Call(ctx, "", methodWell, nil)
+	if e, ok := edge.AsError(err); ok && err != nil && e.Code == edge.ErrStarting.Code { // a leader whose program does not know the question
+		return n.wellVoters()
+	}
+	var well []string
+	if err != nil || json.Unmarshal(raw, &well) != nil {
+		return nil
+	}
+	return well
+}
+
+// serveWell answers votersNow on the leader. It leaves the picture alone: who is late for so short a deadline has not failed a look.
+func (n *Node) serveWell(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+	run := n.current()
+	if run == nil {
+		return nil, quorumLost()
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.answerFor())
+	defer cancel()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	well := []string{}
+	for _, s := range servers(run.raft) {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		wg.Go(func() {
+			var st stats
+			raw, err := n.Call(ctx, string(s.ID), methodStats, nil)
+			if err != nil || json.Unmarshal(raw, &st) != nil || st.State == parkedState {
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			well = append(well, string(s.ID))
+		})
+	}
+	wg.Wait()
+	slices.Sort(well)
+	return json.Marshal(well)
 }
 
 func (n *Node) diskLow() bool { return n.machine.Store().DiskState().Level >= store.DiskLow }
@@ -251,7 +324,7 @@ func (n *Node) serveStats(_ context.Context, from string, body []byte) ([]byte, 
 
 func (n *Node) stats() stats {
 	s := stats{
-		AppliedIndex: n.machine.AppliedIndex(), Version: n.machine.Version(), State: "parked", DiskLow: n.diskLow(),
+		AppliedIndex: n.machine.AppliedIndex(), Version: n.machine.Version(), State: parkedState, DiskLow: n.diskLow(),
 		HoldsCA: n.conf.Credentials != nil && n.conf.Credentials.holdsCA(),
 	}
 	s.Clock, s.Synced = n.ownClock()
@@ -264,6 +337,9 @@ func (n *Node) stats() stats {
 	return s
 }
 
+// parkedState is the state of a node that takes no part.
+const parkedState = "parked"
+
 func stateName(s raft.RaftState) string {
 	switch s {
 	case raft.Leader:
@@ -274,7 +350,7 @@ func stateName(s raft.RaftState) string {
 		return "follower"
 	case raft.Shutdown:
 	}
-	return "parked"
+	return parkedState
 }
 
 // look asks every member how it is, and as the leader tells it how the others are.
@@ -285,12 +361,11 @@ func (n *Node) look(ctx context.Context, run *running) {
 		return
 	}
 	n.picture.tell(views, n.conf.Now()) // what it shows once it leads no more
-	n.ask(ctx, servers(run.raft), told)
+	n.ask(ctx, servers(run.raft), told, max(n.conf.Pace.Poll, 2*time.Second))
 	n.weigh(n.views())
 }
 
-// lookAround is look on a node that hears no leader: which voters it reaches is what an operator needs to know then. It leaves the replicas
-// alone, of which there may be a hundred, each of them looking.
+// lookAround keeps in mind which voters a node reaches that hears no leader.
 func (n *Node) lookAround(ctx context.Context) {
 	tick := time.NewTicker(announceEvery)
 	defer tick.Stop()
@@ -300,22 +375,50 @@ func (n *Node) lookAround(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		run := n.current()
-		if run == nil || n.Contact() {
-			continue
-		}
-		n.ask(ctx, slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter }), nil)
-		views := n.views()
-		n.picture.mu.Lock()
-		n.picture.around, n.picture.aroundAt = views, n.conf.Now()
-		n.picture.mu.Unlock()
-		n.weigh(views)
+		n.Around(ctx)
 	}
 }
 
-func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte) {
+// aroundFor is how old an answer may be of a voter that is said to be in reach.
+const aroundFor = time.Second
+
+// Around is look on a node that hears no leader: which voters it reaches is what an operator needs to know then, and as it is now. So whoever shows
+// the node's Status calls it before; it waits for the answers unless others are a second old at most. It leaves the replicas alone, of which
+// there may be a hundred, each of them looking. On a node that hears a leader it does nothing.
+func (n *Node) Around(ctx context.Context) {
+	run := n.current()
+	if run == nil || n.port == nil || n.Contact() {
+		return
+	}
+	select {
+	case n.picture.looking <- struct{}{}:
+		defer func() { <-n.picture.looking }()
+	case <-ctx.Done():
+		return
+	}
+	voters := slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	if len(voters) == 0 || len(voters) == 1 && string(voters[0].ID) == n.conf.NodeID || n.picture.freshAround(n.conf.Passed()) {
+		return
+	}
+	n.ask(ctx, voters, nil, n.answerFor())
+	views := n.views()
+	n.picture.mu.Lock()
+	n.picture.around, n.picture.aroundAt, n.picture.asked = views, n.conf.Now(), n.conf.Passed()
+	n.picture.mu.Unlock()
+	n.weigh(views)
+}
+
+// freshAround says whether the voters were asked a moment ago, and after a leader was last heard.
+func (p *picture) freshAround(passed time.Duration) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.aroundAt.After(p.at) && passed-p.asked < aroundFor
+}
+
+// ask asks members how they are, and waits so long for their answers.
+func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte, wait time.Duration) {
 	nodes := map[string]bool{}
-	ctx, cancel := context.WithTimeout(ctx, max(n.conf.Pace.Poll, 2*time.Second))
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	var wg sync.WaitGroup
 	var answered, expelled atomic.Bool

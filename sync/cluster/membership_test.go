@@ -551,6 +551,11 @@ func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
 	f.until("n2 leads again", func() bool { return f.leader().name == "n2" })
 	check(t, f.do("sync.node.lead", PeerRef{"n3"}))
 	f.until("n3 leads, because an operator asked", func() bool { return f.leader().name == "n3" })
+	f.grow(Replica, "n4")
+	if err := f.do("sync.node.update", PeerChange{Node: "n4", Preferred: new(true)}); code(err) != "node_no_voter" {
+		t.Errorf("a replica, which never leads, is preferred: got %v", err)
+	}
+	check(t, f.do("sync.node.update", PeerChange{Node: "n4", Preferred: new(false)}))
 	f.settled()
 }
 
@@ -630,4 +635,112 @@ func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
 	}
 	away.up()
 	f.until("it is back, and nothing waits", func() bool { return since().IsZero() })
+}
+
+// TestAVoterThatHasJustDiedIsNotCountedOn: the leader misses a dead voter only after a heartbeat or more. A command that takes a vote asks anew.
+func TestAVoterThatHasJustDiedIsNotCountedOn(t *testing.T) {
+	for op, in := range map[string]func(string) any{
+		"sync.node.remove": func(node string) any { return Removal{Node: node} }, "sync.node.demote": func(node string) any { return Demotion{Node: node} },
+		"sync.node.repair": func(node string) any { return PeerRef{node} },
+	} {
+		t.Run(op, func(t *testing.T) {
+			f := newFlock(t, func(c *Config) { // sightings count for six seconds
+				c.Peers.Heartbeat, c.Peers.Election, c.Peers.Lease = 2*time.Second, 2*time.Second, 2*time.Second
+			})
+			f.found("n1")
+			f.grow(Voter, "n2", "n3")
+			var lead *bird
+			f.until("the leader sees all", func() bool { lead = f.leader(); return len(lead.node.wellVoters()) == 3 })
+			rest := f.others(lead.name)
+			f.wires.Part(rest[0], lead.name, rest[1])
+			if err := f.do(op, in(rest[1])); code(err) != "quorum_at_risk" {
+				t.Errorf("of %s, right after %s has died: got %v", rest[1], rest[0], err)
+			}
+			if p, _ := lead.members.Peer(rest[1]); p.Role != Voter || p.RepairAt != nil || p.Status != Joined {
+				t.Errorf("%s is %+v", rest[1], p)
+			}
+		})
+	}
+}
+
+// TestTheLeaderSaysAtOnceWhoIsSilent: who does not answer is named so with the next look, and a leader that has just begun knows from the one before it
+// when it was last heard.
+func TestTheLeaderSaysAtOnceWhoIsSilent(t *testing.T) {
+	f := newFlock(t, func(c *Config) { c.Pace.Lost = time.Hour })
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.grow(Replica, "n4")
+	old := f.leader().name
+	f.bird(old).down()
+	f.until("the new leader and its followers say that "+old+" is silent, and since when", func() bool {
+		said := 0
+		for name, b := range f.birds {
+			if name == old || !b.node.Contact() {
+				continue
+			}
+			for _, v := range b.node.Status().Members {
+				if v.Silent != (v.Node == old) || v.Seen.IsZero() {
+					return false
+				}
+			}
+			said++
+		}
+		return said == 3
+	})
+}
+
+// TestANodeWithoutALeaderSaysWhomItReachesNow: what it shows was measured when it was asked, not remembered.
+func TestANodeWithoutALeaderSaysWhomItReachesNow(t *testing.T) {
+	f := newFlock(t, func(c *Config) { c.Pace.Lost = time.Hour })
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.grow(Replica, "n4")
+	f.settled()
+	reached := func(name string) (list []string) {
+		b := f.bird(name)
+		b.node.Around(within(t, 10*time.Second))
+		for _, v := range b.node.Status().Members {
+			if v.Voter && v.Node != name && !v.Silent && time.Since(v.Seen) < 10*time.Second {
+				list = append(list, v.Node+" "+v.State)
+			}
+		}
+		return list
+	}
+	f.bird("n2").down()
+	f.bird("n3").down()
+	f.until("n1 and n4 hear no leader", func() bool { return !f.bird("n1").node.Contact() && !f.bird("n4").node.Contact() })
+	if got := reached("n1"); len(got) != 0 {
+		t.Errorf("n1 says that it reaches %q of two that have died", got)
+	}
+	f.until("n1 stands for election", func() bool { return f.bird("n1").node.Status().State == "candidate" })
+	if got := reached("n4"); len(got) != 1 || got[0] != "n1 candidate" && got[0] != "n1 follower" {
+		t.Errorf("n4 says that it reaches %q, want n1 and that it does not lead", got)
+	}
+	f.bird("n2").up()
+	f.until("all that live hear a leader", func() bool {
+		return f.bird("n1").node.Contact() && f.bird("n4").node.Contact() && f.bird("n2").node.Contact()
+	})
+}
+
+// TestHalfOfTheVotersDoNotTakeALeaderOfBeforeForOneOfNow: four voters are cut in two halves, and neither can decide. The half that had not led reaches
+// nobody who leads.
+func TestHalfOfTheVotersDoNotTakeALeaderOfBeforeForOneOfNow(t *testing.T) {
+	f := newFlock(t, func(c *Config) { c.Pace.Lost = time.Hour })
+	f.found("n1")
+	f.grow(Voter, "n2", "n3", "n4")
+	f.settled()
+	lead := f.leader().name
+	rest := f.others(lead)
+	f.wires.Part(rest[0], lead, rest[2])
+	f.wires.Part(rest[1], lead, rest[2])
+	half := f.bird(rest[0])
+	f.until(half.name+" hears no leader", func() bool { return !half.node.Contact() })
+	half.node.Around(within(t, 10*time.Second))
+	for _, v := range half.node.Status().Members {
+		if answers := v.Node == half.name || v.Node == rest[1]; v.Silent == answers || answers && v.State == "leader" {
+			t.Errorf("%s, which reaches %s alone, says %+v", half.name, rest[1], v)
+		}
+	}
+	f.wires.Heal()
+	f.until("they hear a leader again", func() bool { return half.node.Contact() })
 }

@@ -235,7 +235,7 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 		return nil, err
 	}
 	n := &Node{
-		conf: conf, machine: machine, log: conf.Logger, handlers: map[string]Handler{},
+		conf: conf, machine: machine, log: conf.Logger, handlers: map[string]Handler{}, picture: picture{looking: make(chan struct{}, 1)},
 		changed: make(chan struct{}), leader: make(chan bool, 1), events: make(chan event, 16),
 		quit: make(chan struct{}), done: make(chan struct{}),
 	}

@@ -17,10 +17,11 @@ func (p Ports) live() *Node {
 	return p.Live()
 }
 
-// well stamps which voters are well, as the leader sees it.
-func (p Ports) well() []string {
-	if n := p.live(); n != nil {
-		return n.wellVoters()
+// well stamps which voters are well at this moment: the leader asks them. Only the operator's commands make it do so, and not
+// those that go on whatever it says.
+func (p Ports) well(prep edge.Prep, force bool) []string {
+	if n := p.live(); n != nil && !force && prep.Actor().Tenant == edge.System {
+		return n.votersNow(n.life)
 	}
 	return nil
 }
@@ -54,7 +55,7 @@ type Demotion struct {
 func demote(p Ports) edge.Command[Demotion, Peer] {
 	return edge.Command[Demotion, Peer]{
 		Name: "sync.node.demote", Scope: "sync:write", Class: edge.Admin, Summary: "Take a node's vote and keep it as a replica",
-		Prepare: func(_ edge.Prep, in *Demotion) error { in.Well = p.well(); return nil },
+		Prepare: func(prep edge.Prep, in *Demotion) error { in.Well = p.well(prep, in.Force); return nil },
 		Handle: func(tx edge.Tx, in Demotion) (Peer, error) {
 			if err := onlyOperator(tx); err != nil {
 				return Peer{}, err
@@ -85,7 +86,7 @@ type Removal struct {
 func remove(p Ports) edge.Command[Removal, Peer] {
 	return edge.Command[Removal, Peer]{
 		Name: "sync.node.remove", Scope: "sync:write", Class: edge.Admin, Summary: "Remove a node for ever",
-		Prepare: func(_ edge.Prep, in *Removal) error { in.Well = p.well(); return nil },
+		Prepare: func(prep edge.Prep, in *Removal) error { in.Well = p.well(prep, in.Force); return nil },
 		Handle: func(tx edge.Tx, in Removal) (Peer, error) {
 			if err := onlyOperator(tx); err != nil {
 				return Peer{}, err
@@ -139,7 +140,7 @@ type Repair struct {
 func repair(p Ports) edge.Command[Repair, Peer] {
 	return edge.Command[Repair, Peer]{
 		Name: "sync.node.repair", Scope: "sync:write", Class: edge.Admin, Summary: "Wipe a node's copy of the state and fill it anew from the leader",
-		Prepare: func(_ edge.Prep, in *Repair) error { in.Well = p.well(); return nil },
+		Prepare: func(prep edge.Prep, in *Repair) error { in.Well = p.well(prep, false); return nil },
 		Handle: func(tx edge.Tx, in Repair) (Peer, error) {
 			if err := onlyOperator(tx); err != nil {
 				return Peer{}, err
@@ -186,6 +187,9 @@ var updatePeer = edge.Command[PeerChange, Peer]{
 		p, err := livePeer(tx, in.Node)
 		if err != nil {
 			return Peer{}, err
+		}
+		if in.Preferred != nil && *in.Preferred && p.Role != Voter { // it would be shown as preferred and never lead
+			return Peer{}, ErrNotVoter.Error(edge.Conflict)
 		}
 		return p.change(tx, func(p *Peer) { edge.Set(&p.Preferred, in.Preferred) })
 	},
