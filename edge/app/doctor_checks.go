@@ -302,8 +302,11 @@ func checkCluster(p *patient) (Finding, bool) {
 
 // checkHistory says nothing where there is one history, as there nearly always is.
 func checkHistory(p *patient) (Finding, bool) {
-	if p.inside.Status == nil || len(p.inside.Status.Cluster.Histories) == 0 {
+	switch {
+	case p.inside.Status == nil:
 		return nothing()
+	case len(p.inside.Status.Cluster.Histories) == 0:
+		return fine("No node of another history of the cluster has been met")
 	}
 	return found(Fail, cluster.HistoryFix, "%s", p.inside.Status.Cluster.Histories[0].Says())
 }
