@@ -48,6 +48,15 @@ func errCorrupt(dir string, cause error) error {
 	}
 }
 
+func errDamaged(dir string, cause error) error {
+	return &edge.Error{
+		Kind: edge.Unavailable, Code: "store_damaged",
+		Message: fmt.Sprintf("The state in %s is damaged: %v", dir, cause),
+		Fix: "Check the disk. For a node of a cluster run wispgate cluster repair NODE at another member, which fills it anew; where it stands alone, stop it, " +
+			"keep the folder, and restore the last backup (wispgate restore)",
+	}
+}
+
 func errDiskLow(d DiskState) error {
 	return &edge.Error{
 		Kind: edge.Unavailable, Code: "disk_low",

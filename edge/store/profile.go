@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -20,9 +21,9 @@ const (
 	indexCache     = 2 << 20
 )
 
-func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
+func profile(dir string, readOnly bool, log *slog.Logger, h *harm) badger.Options {
 	o := badger.DefaultOptions(dir).
-		WithLogger(badgerLog{log}).
+		WithLogger(badgerLog{log, h}).
 		WithReadOnly(readOnly).
 		WithBypassLockGuard(true). // the directory above has a lock of ours, which ends when it is given back
 		WithSyncWrites(true).
@@ -50,12 +51,37 @@ func profile(dir string, readOnly bool, log *slog.Logger) badger.Options {
 }
 
 // badgerLog gives Badger's lines to slog one level lower than it thinks they deserve: what matters comes back as an error.
-type badgerLog struct{ log *slog.Logger }
+// It is also how a Badger that scripts/gomended has mended finds who checks its blocks.
+type badgerLog struct {
+	log  *slog.Logger
+	harm *harm
+}
 
-func (l badgerLog) Errorf(format string, args ...any)   { l.log.Warn("badger", detail(format, args)) }
-func (l badgerLog) Warningf(format string, args ...any) { l.log.Info("badger", detail(format, args)) }
+func (l badgerLog) Errorf(format string, args ...any)   { l.line(slog.LevelWarn, format, args) }
+func (l badgerLog) Warningf(format string, args ...any) { l.line(slog.LevelInfo, format, args) }
 func (l badgerLog) Infof(format string, args ...any)    { l.log.Debug("badger", detail(format, args)) }
 func (l badgerLog) Debugf(string, ...any)               {}
+
+// line is silent once the state is damaged: Badger then tries the same compaction many times a second.
+func (l badgerLog) line(level slog.Level, format string, args []any) {
+	if l.harm.err() == nil {
+		l.log.LogAttrs(context.Background(), level, "badger", detail(format, args)) //nolint:forbidigo // a line belongs to no request
+	}
+}
+
+// CheckBlock is called with every block as it is read, or with the error of reading it.
+func (l badgerLog) CheckBlock(path string, offset int, data []byte, err error) error {
+	if err == nil {
+		_, err = checked(data)
+	}
+	if err == nil {
+		return nil
+	}
+	return l.harm.note(blockError(path, offset, err))
+}
+
+// Damages is how many blocks have failed so far.
+func (l badgerLog) Damages() int64 { return l.harm.found.Load() }
 
 func detail(format string, args []any) slog.Attr {
 	return slog.String("detail", strings.TrimSpace(fmt.Sprintf(format, args...)))

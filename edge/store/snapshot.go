@@ -47,7 +47,11 @@ func (sn *Snapshot) Get(key []byte) ([]byte, error) {
 	if !sn.usable() {
 		return nil, ErrClosed
 	}
+	before := sn.h.harm.found.Load()
 	item, err := sn.txn.Get(key)
+	if damaged := sn.h.harm.since(before); damaged != nil { // what was found may be older, and what was not found may be there
+		return nil, damaged
+	}
 	if errors.Is(err, badger.ErrKeyNotFound) {
 		return nil, ErrNotFound
 	}
@@ -69,6 +73,7 @@ func (sn *Snapshot) Scan(prefix, from []byte, visit func(k, v []byte) (more bool
 	if len(prefix) <= len(Replicated) {
 		opts.PrefetchSize = -1 // whoever goes through all there is leaves no table mapped in, where scripts/gomended made the program
 	}
+	before := sn.h.harm.found.Load()
 	it := sn.txn.NewIterator(opts)
 	defer it.Close()
 	start := prefix
@@ -77,6 +82,9 @@ func (sn *Snapshot) Scan(prefix, from []byte, visit func(k, v []byte) (more bool
 	}
 	var more bool
 	for it.Seek(start); it.ValidForPrefix(prefix); it.Next() {
+		if err := sn.h.harm.since(before); err != nil {
+			return err
+		}
 		item := it.Item()
 		err := item.Value(func(v []byte) (err error) {
 			more, err = visit(item.Key(), v)
@@ -86,7 +94,7 @@ func (sn *Snapshot) Scan(prefix, from []byte, visit func(k, v []byte) (more bool
 			return err
 		}
 	}
-	return nil
+	return sn.h.harm.since(before)
 }
 
 // Checksum hashes every key and value under prefix, in key order, without the prefix itself: two stores agree exactly when their

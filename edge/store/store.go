@@ -60,6 +60,9 @@ type Store struct {
 
 	guard guard
 
+	damageMu sync.Mutex
+	onDamage []func(error)
+
 	commits, ops, logical atomic.Int64
 	device0               uint64 // octets the device had written when the store opened
 }
@@ -67,6 +70,7 @@ type Store struct {
 // handle is one opening of Badger. It closes when it is retired and its last snapshot is gone.
 type handle struct {
 	db       *badger.DB
+	harm     *harm
 	dir      string
 	readOnly bool
 	refs     atomic.Int64
@@ -105,7 +109,7 @@ func (h *handle) drained(d time.Duration) bool {
 
 // Open opens the data directory, making it if needed. It fails with code data_in_use when another process holds it, data_newer when a
 // newer program wrote it, allocator_faulty on a 32-bit build without the patch, store_corrupt when the state does not open at the
-// second attempt. On a disk below the critical watermark the store opens for reading and turns to writing when space returns.
+// second attempt or a table is damaged. On a disk below the critical watermark the store opens for reading and turns to writing when space returns.
 func Open(opts Options) (*Store, error) {
 	opts = opts.withDefaults()
 	if err := selfTest(); err != nil {
@@ -237,7 +241,11 @@ func (s *Store) openOnce(state string, readOnly bool) (h *handle, err error) {
 			err = fmt.Errorf("open panicked: %v", p)
 		}
 	}()
-	db, err := badger.Open(profile(dir, readOnly, s.log))
+	if err := checkTables(dir); err != nil {
+		return nil, err
+	}
+	found := &harm{dir: dir, tell: s.tellDamage}
+	db, err := badger.Open(profile(dir, readOnly, s.log, found))
 	if err != nil {
 		return nil, err
 	}
@@ -246,7 +254,7 @@ func (s *Store) openOnce(state string, readOnly bool) (h *handle, err error) {
 			return nil, errors.Join(err, db.Close())
 		}
 	}
-	return &handle{db: db, dir: dir, readOnly: readOnly, idle: make(chan struct{}, 1)}, nil
+	return &handle{db: db, harm: found, dir: dir, readOnly: readOnly, idle: make(chan struct{}, 1)}, nil
 }
 
 // Commit writes the batch as one synced transaction: after nil it survives a power cut, after an error none of it was written. It is
@@ -272,6 +280,9 @@ func (s *Store) commit(b *Batch, reserved bool) error {
 	}
 	if level := s.guard.look(); level == DiskCritical || s.h.readOnly || level == DiskLow && !reserved && b.puts > 0 {
 		return errDiskLow(s.guard.state())
+	}
+	if err := s.h.harm.err(); err != nil { // what it would be compacted with is not to be read
+		return err
 	}
 	if len(b.ops) == 0 {
 		return nil
