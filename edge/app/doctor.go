@@ -151,6 +151,9 @@ type inside struct {
 	Differing int       `json:"nodes_differing"`
 	Drift     *Drift    `json:"drift,omitempty"` // with deep
 	Checksum  string    `json:"checksum,omitempty"`
+	StoreErr  string    `json:"store_error,omitempty"` // what is damaged
+	StoreFix  string    `json:"store_fix,omitempty"`
+	Tables    int       `json:"tables,omitempty"`    // of the state, checked octet by octet; with deep
 	LogErr    string    `json:"log_error,omitempty"` // why log and state do not belong together
 	LogFix    string    `json:"log_fix,omitempty"`
 }
@@ -348,13 +351,19 @@ func (c *core) inside(deep bool) (in inside, err error) {
 	if err != nil {
 		return in, err
 	}
+	if e, ok := edge.AsError(c.machine.Fatal()); ok && in.StoreErr == "" {
+		in.StoreErr, in.StoreFix = e.Message, e.Fix
+	}
+	if e, ok := edge.AsError(c.cluster.Damage()); ok {
+		in.LogErr, in.LogFix = e.Message, e.Fix
+	}
 	status := c.statusNow()
 	in.Status, in.Differing = &status, c.cluster.Differing()
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit) == nil {
 		in.MaxFiles = uint64(limit.Cur) //nolint:unconvert // its type differs between platforms
 	}
-	if deep {
+	if deep && in.StoreErr == "" {
 		drift, err := c.drift()
 		if err != nil {
 			return in, err
@@ -369,7 +378,15 @@ func lookInside(m *exec.Machine, st *store.Store, deep bool) (in inside, err err
 	in.LastTime, in.Version, in.ReadAhead = m.LastTime(), m.Version(), st.Stats().ReadAhead
 	sn := st.Snapshot()
 	raw, err := sn.Get([]byte(highKey))
+	damage := st.Damage()
+	if deep && damage == nil {
+		in.Tables, damage = sn.Verify()
+	}
 	sn.Close()
+	if e, ok := edge.AsError(damage); ok {
+		in.StoreErr, in.StoreFix = e.Message, e.Fix
+		return in, nil // what else there is to see is not to be trusted
+	}
 	if err == nil {
 		in.High, err = parseHigh(raw)
 	}
@@ -439,7 +456,7 @@ func stoppedInside(ctx context.Context, o DoctorOptions, id nodeID) (in inside, 
 	if err := cluster.Examine(cluster.Config{Dir: logDir(dir), NodeID: id.Node, ClusterID: id.Cluster, Logger: log, Now: time.Now}, m); err != nil {
 		in.LogErr, in.LogFix = saidOfLog(err)
 	}
-	if !o.Deep {
+	if !o.Deep || in.StoreErr != "" {
 		return in, nil
 	}
 	drift, err := stoppedDrift(ctx, m, st)

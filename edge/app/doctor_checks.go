@@ -206,6 +206,10 @@ func checkStore(p *patient) (Finding, bool) {
 	}
 	e, _ := errors.AsType[*edge.Error](p.insideErr)
 	switch {
+	case p.inside.StoreErr != "":
+		return found(Fail, p.inside.StoreFix, "%s", p.inside.StoreErr)
+	case p.insideErr == nil && p.inside.Tables > 0:
+		return fine("The state opens; it is at version %d, and every octet of its %d tables is as it was written", p.inside.Version, p.inside.Tables)
 	case p.insideErr == nil:
 		return fine("The state opens; it is at version %d", p.inside.Version)
 	case e != nil && e.Code == "data_in_use": // the node's check says it
@@ -285,6 +289,8 @@ func checkCluster(p *patient) (Finding, bool) {
 	}
 	c := s.Cluster
 	switch {
+	case c.State == "parked" && (p.inside.LogErr != "" || p.inside.StoreErr != ""):
+		return found(Fail, orElse(p.inside.LogFix, p.inside.StoreFix), "The node takes no part: %s", c.Parked)
 	case c.State == "parked":
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
 	case c.Removed:

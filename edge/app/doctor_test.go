@@ -185,6 +185,7 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"backup", "two days old", func(p *patient) { p.backupAt = p.now.Add(-48 * time.Hour) }, Warn},
 		{"backup", "two weeks old", func(p *patient) { p.backupAt = p.now.AddDate(0, 0, -14) }, Fail},
 		{"drift", "some", func(p *patient) { p.inside.Drift.Drift = []DriftedKeys{{"stray", 2}} }, Fail},
+		{"store", "a damaged table", func(p *patient) { p.inside.StoreErr, p.inside.StoreFix = "damaged", "x" }, Fail},
 		{"checksum", "another has another", func(p *patient) { p.inside.Differing = 1 }, Fail},
 	} {
 		asked[tc.check] = true
@@ -250,6 +251,23 @@ func TestTheDoctorBlamesNobodyForWhatItMayNotRead(t *testing.T) {
 	}
 }
 
+// flipTable damages a table of a node that does not run, and mends it at the next call.
+func flipTable(t *testing.T, dir string) {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(dir, "state", "state-*", "*.sst"))
+	if err != nil || len(list) == 0 {
+		t.Fatal(list, err)
+	}
+	raw, err := os.ReadFile(list[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[len(raw)/3] ^= 0x5A
+	if err := os.WriteFile(list[0], raw, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func byCheck(d Diagnosis) map[string]Finding {
 	out := map[string]Finding{}
 	for _, f := range d.Data {
@@ -289,6 +307,12 @@ func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
 	}
 	n = startNode(t, dir, nil) // the doctor has changed nothing that keeps it from starting
 	n.stopNode()
+
+	flipTable(t, dir)
+	if d := Doctor(t.Context(), o); byCheck(d)["store"].Verdict != Fail || byCheck(d)["store"].Fix == "" {
+		t.Errorf("with a damaged table: %+v", d)
+	}
+	flipTable(t, dir)
 
 	if err := os.RemoveAll(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)

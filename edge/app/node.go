@@ -53,7 +53,20 @@ func Serve(ctx context.Context, opts Options) error {
 		return errors.Join(err, n.Stop())
 	}
 	n.log.Info("node is ready", "node", n.id.Node, "site", n.id.Site, "api", n.URL(), "took", n.now().Sub(n.started).Round(time.Millisecond).String())
-	return n.untilDone(ctx, n.Stop)
+	n.stayUp(ctx)
+	return n.Stop()
+}
+
+// stayUp waits for the end of ctx. A node whose state machine stops stays: RADIUS answers from memory, accounting is kept, what can be read is
+// read, and another member can have it filled anew. It is not ready, takes no writes, and the doctor says why.
+func (n *Node) stayUp(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-n.machine.Failed():
+		n.log.Error("this node takes no part in its cluster and no writes until it is repaired", "error", n.machine.Fatal())
+		<-ctx.Done()
+	}
+	n.log.Info("stopping")
 }
 
 // week is how long events wait on a node whose uplink is switched off.

@@ -7,6 +7,8 @@ import (
 	"hash/crc32"
 	"slices"
 	"strings"
+
+	"wispgate/edge"
 )
 
 // Limits of one entry. Every node refuses what exceeds them, so a leader closes a round before them; Fits says when.
@@ -20,6 +22,23 @@ const (
 
 // ErrUndecodable is what decoding an entry that is damaged, foreign or of a newer format matches. A node that meets one in its log stops.
 var ErrUndecodable = errors.New("exec: entry does not decode")
+
+// entryError is ErrUndecodable of one entry of the log, for people.
+type entryError struct {
+	says  *edge.Error
+	cause error
+}
+
+func unreadable(index uint64, cause error) error {
+	return entryError{&edge.Error{
+		Kind: edge.Unavailable, Code: "entry_undecodable", Message: fmt.Sprintf("Entry %d of the log cannot be read", index),
+		Fix: "Where a newer wispgate wrote it, start that one. Else check the disk; for a node of a cluster run wispgate cluster repair NODE at another " +
+			"member, which fills it anew; where it stands alone, keep the data folder and restore the last backup (wispgate restore)",
+	}, cause}
+}
+
+func (e entryError) Error() string   { return e.says.Message + ": " + e.cause.Error() }
+func (e entryError) Unwrap() []error { return []error{e.says, e.cause} }
 
 // Op is one effect: a put or a delete of one key of the replicated keyspace. Keys are without the keyspace prefix; those that begin with
 // a zero octet belong to the machine.

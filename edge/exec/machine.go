@@ -70,7 +70,7 @@ type Machine struct {
 
 	fatalMu sync.Mutex
 	fatal   error
-	failed  chan struct{}
+	failed  chan struct{} // closed with fatal; a machine that was reset has another
 
 	stopOnce sync.Once
 	stop     chan struct{}
@@ -119,6 +119,7 @@ func NewMachine(s *store.Store, opts MachineOptions) (*Machine, error) {
 	}
 	m.at, m.durable = at, at
 	s.OnReopen(m.letGo, m.takeUp)
+	s.OnDamage(m.fail)
 	go m.flusher()
 	return m, nil
 }
@@ -191,6 +192,7 @@ func (m *Machine) apply(le *LogEntry) error {
 	}
 	e, err := DecodeEntry(le.Data)
 	if err != nil {
+		err = unreadable(le.Index, err)
 		m.log.Error("log entry does not decode; this node stops applying", "code", "entry_undecodable", "index", le.Index, "term", le.Term)
 		m.fail(err)
 		return err
@@ -299,8 +301,23 @@ func (m *Machine) Fatal() error {
 	return m.fatal
 }
 
-// Failed is closed when the machine begins to refuse work.
-func (m *Machine) Failed() <-chan struct{} { return m.failed }
+// Failed is closed when the machine begins to refuse work. A machine that a Reset has healed has another channel.
+func (m *Machine) Failed() <-chan struct{} {
+	m.fatalMu.Lock()
+	defer m.fatalMu.Unlock()
+	return m.failed
+}
+
+// heal takes a machine that has forgotten what it failed on back to work.
+func (m *Machine) heal() {
+	m.fatalMu.Lock()
+	defer m.fatalMu.Unlock()
+	if m.fatal == nil || errors.Is(m.fatal, ErrMachineClosed) {
+		return
+	}
+	m.fatal, m.failed = nil, make(chan struct{})
+	m.log.Info("state machine works again, from an empty state")
+}
 
 func (m *Machine) fail(err error) {
 	m.fatalMu.Lock()

@@ -114,8 +114,7 @@ func (m *Machine) flusher() {
 		if err := m.Flush(); isDiskLow(err) {
 			signal(m.dirty)
 		} else if err != nil {
-			m.fail(err)
-			return
+			m.fail(err) // a Reset may heal it
 		}
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"pgregory.net/rapid"
 
+	"wispgate/edge"
 	"wispgate/edge/store"
 )
 
@@ -133,10 +134,27 @@ func TestAnUndecodableEntryStopsTheMachineLoudly(t *testing.T) {
 	if !errors.Is(m.Fatal(), ErrUndecodable) || m.AppliedIndex() != 1 {
 		t.Errorf("got fatal %v at index %d, want ErrUndecodable at 1", m.Fatal(), m.AppliedIndex())
 	}
+	if e, ok := edge.AsError(m.Fatal()); !ok || e.Code != "entry_undecodable" || !strings.Contains(e.Fix, "cluster repair") {
+		t.Errorf("an operator reads %v", m.Fatal())
+	}
 	st := m.Snapshot()
 	defer st.Close()
 	if v, ok, err := st.Get("a"); !ok || err != nil || string(v) != "1" {
 		t.Errorf("a stopped machine must go on answering reads; got %q %v %v", v, ok, err)
+	}
+	if err := m.Reset(); err != nil {
+		t.Fatal(err)
+	}
+	if got := m.ApplyBatch([]LogEntry{entryAt(1, 0, 1, put("a", "2"))}); got[0] != nil || m.Fatal() != nil || m.Version() != 1 {
+		t.Errorf("a machine that was reset goes on as %v, %v at version %d", got[0], m.Fatal(), m.Version())
+	}
+	select {
+	case <-m.Failed():
+		t.Error("a machine that was reset still counts as failed")
+	default:
+	}
+	if err := m.Flush(); err != nil {
+		t.Error(err)
 	}
 }
 

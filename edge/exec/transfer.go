@@ -217,11 +217,12 @@ func (m *Machine) setRestoring(on bool) {
 }
 
 // Reset empties the replicated state, as on a new node, and tells nobody: what was derived from it stays as it was until a Restore or
-// Reload. It is for a node that is to be filled anew: until a Restore, or the version that it had, it is not Whole.
+// Reload. It is for a node that is to be filled anew, and heals a machine that stopped at a damaged state or at an entry it could not read. Until a
+// Restore, or the version that it had, it is not Whole.
 func (m *Machine) Reset() error {
 	m.applyMu.Lock()
 	defer m.applyMu.Unlock()
-	if err := m.Fatal(); err != nil {
+	if err := m.Fatal(); errors.Is(err, ErrMachineClosed) {
 		return err
 	}
 	var empty bytes.Buffer
@@ -234,7 +235,11 @@ func (m *Machine) Reset() error {
 	m.mu.RLock()
 	goal := max(m.goal, m.at.version)
 	m.mu.RUnlock()
-	return m.install(&empty, 0, 0, goal)
+	if err := m.install(&empty, 0, 0, goal); err != nil {
+		return err
+	}
+	m.heal()
+	return nil
 }
 
 // nothingBelow is a prefix that no key has.

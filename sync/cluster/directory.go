@@ -125,7 +125,7 @@ func (d *Directory) load(dir string) error {
 		err = json.Unmarshal(raw, &list)
 	}
 	if err != nil {
-		return fmt.Errorf("read noted members: %w", err)
+		return errNotedDamaged(dir, err)
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"fmt"
+	"path/filepath"
 
 	"wispgate/edge"
 )
@@ -57,6 +58,24 @@ const anotherCopy = "move the data folder aside; have another member make an inv
 func errLogBehind(applied, last uint64) error {
 	return refuse("log_behind_state", fmt.Sprintf("The state includes log entry %d but the log ends at %d: they do not belong together", applied, last),
 		"Where the folder of the log was lost or exchanged, put it back. Else this copy is of no use: "+anotherCopy)
+}
+
+// repairIt is what to do at a node whose copy no longer serves and that starts all the same.
+const repairIt = "Check the disk. At another member run wispgate cluster repair NODE, which fills this one anew; where it stands alone, keep the data folder " +
+	"and restore the last backup (wispgate restore)"
+
+func errLogDamaged(dir string, cause error) error {
+	return refuse("log_damaged", fmt.Sprintf("The log in %s is damaged: %v", dir, cause), repairIt)
+}
+
+func errLogGone(dir string, applied uint64) error {
+	return refuse("log_missing", fmt.Sprintf("The state includes log entry %d and the folder of the log, %s, holds no log", applied, dir),
+		"Put the folder back where it was. Else this copy is of no use: "+anotherCopy)
+}
+
+func errNotedDamaged(dir string, cause error) error {
+	return refuse("members_damaged", fmt.Sprintf("The note of the members, %s, cannot be read: %v", filepath.Join(dir, notedFile), cause),
+		"Check the disk. A node that has its state writes the note anew by itself; one that waits to be filled by its cluster has to join anew: "+anotherCopy)
 }
 
 func errStateBehind(durable, snapshot uint64) error {

@@ -12,7 +12,13 @@ func Examine(conf Config, machine *exec.Machine) (err error) {
 	if conf, err = conf.withDefaults(); err != nil {
 		return err
 	}
+	if id, err := readIdentity(conf.Dir); err == nil && gone(conf.Dir, id) && machine.AppliedIndex() > 0 {
+		return errLogGone(conf.Dir, machine.AppliedIndex())
+	}
 	if _, err := ownIdentity(&conf); err != nil {
+		return err
+	}
+	if err := NewDirectory().load(conf.Dir); err != nil {
 		return err
 	}
 	w, snaps, err := openLog(&conf, machine)
@@ -20,5 +26,9 @@ func Examine(conf Config, machine *exec.Machine) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	return (&Node{conf: conf, machine: machine}).belong(w, snaps)
+	if err := (&Node{conf: conf, machine: machine}).belong(w, snaps); err != nil {
+		return err
+	}
+	_, err = persisted(w, snaps, machine.DurableIndex())
+	return err
 }

@@ -6,10 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 
 	wal "github.com/hashicorp/raft-wal"
 	walfs "github.com/hashicorp/raft-wal/fs"
@@ -41,7 +43,7 @@ func frameSize(payload int) int64 { return int64(frameHeader + (payload+7)/8*8) 
 
 // Load opens the metadata of dir and mends the tail they name.
 func (m *mendingMeta) Load(dir string) (types.PersistentState, error) {
-	st, err := m.BoltMetaDB.Load(dir)
+	st, err := m.open(dir)
 	if err != nil || len(st.Segments) == 0 {
 		return st, err
 	}
@@ -68,6 +70,98 @@ func (m *mendingMeta) Load(dir string) (types.PersistentState, error) {
 	st.Segments = append(st.Segments, next)
 	m.log.Warn("raft log: finished a rotation that was cut off", "last_index", t.last)
 	return st, m.CommitState(st)
+}
+
+// open reads the metadata once they look like what bbolt has written: it believes each number in the file, and maps it.
+func (m *mendingMeta) open(dir string) (st types.PersistentState, err error) {
+	if err := checkMeta(dir); err != nil {
+		return st, errLogDamaged(dir, fmt.Errorf("%s: %w", metadb.FileName, err))
+	}
+	if err := tryMeta(dir); err != nil {
+		return st, errLogDamaged(dir, fmt.Errorf("%s: %w", metadb.FileName, err))
+	}
+	return m.BoltMetaDB.Load(dir)
+}
+
+// tryMeta opens a copy of the metadata: where that panics or faults, bbolt keeps the file locked for as long as the program runs. A disk without
+// room for a copy is not the metadata's fault.
+func tryMeta(dir string) (err error) {
+	look, err := os.MkdirTemp(dir, "look-*")
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = os.RemoveAll(look) }()
+	raw, err := os.ReadFile(filepath.Join(dir, metadb.FileName))
+	if err != nil || os.WriteFile(filepath.Join(look, metadb.FileName), raw, 0o600) != nil {
+		return nil
+	}
+	before := debug.SetPanicOnFault(true) // a page that names one outside the file
+	defer func() {
+		debug.SetPanicOnFault(before)
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it does not open: %v", p)
+		}
+	}()
+	db := new(metadb.BoltMetaDB)
+	if _, err = db.Load(look); err == nil {
+		_, err = db.GetStable(keyTerm)
+	}
+	return errors.Join(err, db.Close())
+}
+
+// bbolt's file begins with two pages of the same kind, of which the newer one that is whole counts: a head of 16 octets, then magic, version,
+// page size, flags, the root's page and sequence, the free list's page, how many pages there are, the transaction, and a checksum (FNV-1a) of all that.
+const (
+	boltHead  = 16
+	boltMagic = 0xED0CDAED
+	boltSum   = 56 // where the checksum stands
+	boltPage  = 1 << 10
+)
+
+// checkMeta says why the metadata of a log's folder are not to be opened.
+func checkMeta(dir string) error {
+	raw, err := os.ReadFile(filepath.Join(dir, metadb.FileName)) // some pages
+	if errors.Is(err, os.ErrNotExist) {
+		segments, err := filepath.Glob(filepath.Join(dir, "*.wal"))
+		if err == nil && len(segments) > 0 {
+			err = fmt.Errorf("it is missing, and there are %d segments", len(segments))
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	first, size := boltMeta(raw, 0)
+	if size == 0 { // the second one says itself where it begins
+		for size = boltPage; size <= 1<<16; size *= 2 {
+			if pages, own := boltMeta(raw, size); pages > 0 && own == size {
+				break
+			}
+		}
+	}
+	second, _ := boltMeta(raw, size)
+	pages := max(first, second)
+	switch {
+	case pages == 0:
+		return fmt.Errorf("neither of its heads is whole (it has %d bytes)", len(raw))
+	case pages > uint64(len(raw)/size):
+		return fmt.Errorf("it has %d bytes and names %d pages of %d", len(raw), pages, size)
+	}
+	return nil
+}
+
+// boltMeta reads the head at an offset: how many pages the file has, and their size; 0 where it is not whole.
+func boltMeta(raw []byte, at int) (pages uint64, size int) {
+	if at+boltHead+boltSum+8 > len(raw) {
+		return 0, 0
+	}
+	m := raw[at+boltHead:]
+	h := fnv.New64a()
+	_, _ = h.Write(m[:boltSum]) // never fails
+	if binary.NativeEndian.Uint32(m) != boltMagic || binary.NativeEndian.Uint64(m[boltSum:]) != h.Sum64() {
+		return 0, 0
+	}
+	return binary.NativeEndian.Uint64(m[40:]), max(int(binary.NativeEndian.Uint32(m[8:])), 1)
 }
 
 // tailState is what the file of an unsealed segment really holds.

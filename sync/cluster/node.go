@@ -10,8 +10,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -139,6 +141,7 @@ type Node struct {
 	former   *running // that was parked last
 	parked   string   // why, "" while it runs
 	parkedAt Standing // how far the log went then
+	damage   error    // with parkedDamaged: what was found
 	changed  chan struct{}
 
 	handlers map[string]Handler // guarded by mu
@@ -184,6 +187,9 @@ func Bootstrap(conf Config, machine *exec.Machine) error {
 	if err != nil {
 		return err
 	}
+	if gone(conf.Dir, id) && machine.AppliedIndex() > 0 {
+		return errLogGone(conf.Dir, machine.AppliedIndex())
+	}
 	if id.Ready || machine.AppliedIndex() > 0 {
 		return errExists(conf.Dir)
 	}
@@ -196,6 +202,12 @@ func Bootstrap(conf Config, machine *exec.Machine) error {
 	}
 	id.Ready = true
 	return id.write(conf.Dir)
+}
+
+// gone says whether a folder holds nothing of a log.
+func gone(dir string, id identity) bool {
+	_, err := os.Stat(filepath.Join(dir, "log"))
+	return id.NodeID == "" && errors.Is(err, fs.ErrNotExist)
 }
 
 func bootstrapLog(conf *Config, machine *exec.Machine) (err error) {
@@ -257,8 +269,8 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 
 // openPort opens the cluster port and answers what needs no executor.
 func (n *Node) openPort() (err error) {
-	if err := n.conf.Directory.load(n.conf.Dir); err != nil {
-		return err
+	if err := n.conf.Directory.load(n.conf.Dir); err != nil { // of use only until there are records
+		n.log.Error("members that were noted are not known", "error", err)
 	}
 	n.port, err = openPort(n.life, n)
 	return err
@@ -277,7 +289,10 @@ func (n *Node) begin() (err error) {
 	machine := n.machine
 	if machine.Store().DiskState().Level == store.DiskCritical {
 		n.parked = parkedDisk
-	} else if n.run, err = n.start(); err != nil {
+	} else if n.run, err = n.start(); damaged(err) {
+		n.parked, n.damage = parkedDamaged, err
+		n.log.Error("node parked: it answers reads and takes no writes", "reason", parkedDamaged, "error", err)
+	} else if err != nil {
 		return err
 	}
 	n.unwatch = machine.Store().WatchDisk(func(d store.DiskState) { n.post(event{disk: &d}) })

@@ -70,14 +70,24 @@ func (n *Node) whyParked() error {
 		return err
 	}
 	n.mu.RLock()
-	disk := n.parked == parkedDisk
+	disk, damage := n.parked == parkedDisk, n.damage
 	n.mu.RUnlock()
+	if damage != nil {
+		return damage
+	}
 	if disk {
 		if err := n.machine.Store().CheckDisk(); err != nil {
 			return err
 		}
 	}
 	return quorumLost()
+}
+
+// Damage is what was found in the log when the node started, and why it takes no part; nil on a node with a sound one.
+func (n *Node) Damage() error {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.damage
 }
 
 // bounded gives a caller without a deadline the default one.

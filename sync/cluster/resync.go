@@ -49,7 +49,7 @@ func (r refill) write(dir string) error {
 // only after it has taken this node's vote.
 func (n *Node) serveResync(ctx context.Context, from string, body []byte) ([]byte, error) {
 	var wish time.Time
-	if err := json.Unmarshal(body, &wish); err != nil || from != n.leaderID() {
+	if err := json.Unmarshal(body, &wish); err != nil || from != n.leaderID() && !n.mayLead(from) {
 		return nil, quorumLost()
 	}
 	r, err := n.refill()
@@ -75,6 +75,12 @@ func (n *Node) serveResync(ctx context.Context, from string, body []byte) ([]byt
 	return json.Marshal(true)
 }
 
+// mayLead says whether a parked node, which hears no leader, takes a member's word for it.
+func (n *Node) mayLead(node string) bool {
+	p, ok := n.conf.Directory.Peer(node)
+	return n.refillable() && ok && p.Status == Joined && p.Role == Voter
+}
+
 // refilled asks a node to begin or to go on, and says whether it is whole.
 func (n *Node) refilled(ctx context.Context, p Peer) (done bool, err error) {
 	body, err := json.Marshal(p.RepairAt)
@@ -93,13 +99,15 @@ func (n *Node) refilled(ctx context.Context, p Peer) (done bool, err error) {
 // have no vote: it would have forgotten what it promised. wish names the occasion; for the same one it happens once.
 func (n *Node) Resync(ctx context.Context, wish time.Time) error {
 	run := n.current()
-	if run == nil {
-		return n.whyParked()
-	}
-	for _, s := range servers(run.raft) {
-		if string(s.ID) == n.conf.NodeID && s.Suffrage == raft.Voter {
-			return refuse("resync_voter", "A node that votes cannot be wiped", "Run wispgate cluster repair, which takes its vote first")
+	switch {
+	case run != nil:
+		for _, s := range servers(run.raft) {
+			if string(s.ID) == n.conf.NodeID && s.Suffrage == raft.Voter {
+				return refuse("resync_voter", "A node that votes cannot be wiped", "Run wispgate cluster repair, which takes its vote first")
+			}
 		}
+	case !n.refillable(): // a parked one has not heard that its vote was taken: the leader did that before it asked
+		return n.whyParked()
 	}
 	if err := n.conf.Directory.note(n.conf.Dir); err != nil { // its records go
 		return err
@@ -119,12 +127,8 @@ func (n *Node) Resync(ctx context.Context, wish time.Time) error {
 
 // wipe empties log, snapshots and state. The vote stays: what this node once promised holds.
 func (n *Node) wipe() error {
-	w, err := openWAL(&n.conf)
+	kept, err := n.keptVote()
 	if err != nil {
-		return err
-	}
-	kept, err := voteOf(w)
-	if err = errors.Join(err, w.Close()); err != nil {
 		return err
 	}
 	for _, dir := range []string{"snapshots", "log"} {
@@ -135,10 +139,26 @@ func (n *Node) wipe() error {
 	if err := n.machine.Reset(); err != nil {
 		return err
 	}
-	if w, err = openWAL(&n.conf); err != nil {
+	w, err := openWAL(&n.conf)
+	if err != nil {
 		return err
 	}
 	return errors.Join(kept.write(w), w.Close())
+}
+
+// keptVote is what this node once promised. Where the log no longer says it, it is forgotten: whoever led when its vote was taken has had a
+// majority without it note that, and nobody without that note gets a majority of the rest.
+func (n *Node) keptVote() (kept vote, err error) {
+	w, err := openWAL(&n.conf)
+	if damaged(err) {
+		n.log.Warn("the node's last vote is lost with its log", "error", err)
+		return vote{}, nil
+	}
+	if err != nil {
+		return vote{}, err
+	}
+	kept, err = voteOf(w)
+	return kept, errors.Join(err, w.Close())
 }
 
 // vote is what raft keeps in its stable store.
@@ -167,6 +187,9 @@ func voteOf(w walStore) (v vote, err error) {
 }
 
 func (v vote) write(w walStore) error {
+	if v.term == 0 {
+		return nil
+	}
 	err := w.SetUint64(keyTerm, v.term)
 	if err == nil && v.votedIn > 0 {
 		err = errors.Join(w.SetUint64(keyVoteTerm, v.votedIn), w.Set(keyVoteCand, v.votedFor))

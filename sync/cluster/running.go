@@ -3,6 +3,7 @@ package cluster
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	wal "github.com/hashicorp/raft-wal"
+	"github.com/hashicorp/raft-wal/types"
 
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
@@ -41,10 +43,13 @@ func openWAL(c *Config) (*wal.WAL, error) {
 	}
 	w, err := wal.Open(dir, wal.WithSegmentSize(c.SegmentBytes), wal.WithLogger(newRaftLog(c.Logger)), wal.WithSegmentFiler(newSegments(dir)),
 		wal.WithMetaStore(&mendingMeta{segmentBytes: c.SegmentBytes, log: c.Logger}))
-	if err != nil {
-		return nil, fmt.Errorf("open raft log: %w", err)
+	switch {
+	case err == nil:
+		return w, nil
+	case errors.Is(err, types.ErrCorrupt), errors.Is(err, fs.ErrNotExist): // a segment that the metadata name
+		return nil, errLogDamaged(dir, err)
 	}
-	return w, nil
+	return nil, fmt.Errorf("open raft log: %w", err)
 }
 
 // appendRoom is what one request to a follower may hold in octets: a few of them are in memory at the leader for each follower that catches up.
@@ -95,7 +100,7 @@ func (n *Node) start() (run *running, err error) {
 	if err := n.belong(w, snaps); err != nil {
 		return nil, err
 	}
-	servers, err := persisted(w, snaps)
+	servers, err := persisted(w, snaps, n.machine.DurableIndex())
 	if err != nil {
 		return nil, err
 	}
@@ -149,8 +154,9 @@ func (r *running) stand(node string) {
 	}
 }
 
-// persisted is the newest configuration that log and snapshots hold.
-func persisted(log raft.LogStore, snaps *snapshots) (conf raft.Configuration, err error) {
+// persisted is the newest configuration that log and snapshots hold. On the way it looks at what the log holds beyond the state: raft ends the
+// program at an entry that it cannot read, and the machine stops at one.
+func persisted(log raft.LogStore, snaps *snapshots, durable uint64) (conf raft.Configuration, err error) {
 	list, err := snaps.List()
 	if err != nil {
 		return conf, err
@@ -167,15 +173,37 @@ func persisted(log raft.LogStore, snaps *snapshots) (conf raft.Configuration, er
 		return conf, fmt.Errorf("open raft log: %w", err)
 	}
 	for i := max(from, 1); i <= last; i++ {
-		var l raft.Log
-		if err := log.GetLog(i, &l); err != nil {
-			return conf, fmt.Errorf("read raft log: %w", err)
+		decoded, err := entryAt(log, i, i > durable)
+		if err != nil {
+			return conf, errLogDamaged(filepath.Dir(snaps.dir), fmt.Errorf("entry %d: %w", i, err))
 		}
-		if l.Type == raft.LogConfiguration {
-			conf = raft.DecodeConfiguration(l.Data)
+		if len(decoded.Servers) > 0 {
+			conf = decoded
 		}
 	}
 	return conf, nil
+}
+
+// entryAt reads an entry, with whole all that is in it, and returns the configuration that it holds, if one. What decodes a damaged one may panic.
+func entryAt(log raft.LogStore, index uint64, whole bool) (conf raft.Configuration, err error) {
+	var l raft.Log
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it does not decode: %v", p)
+		}
+	}()
+	if err := log.GetLog(index, &l); err != nil {
+		return conf, err
+	}
+	switch {
+	case l.Index != index:
+		err = fmt.Errorf("it says that it is entry %d", l.Index)
+	case l.Type == raft.LogConfiguration:
+		conf = raft.DecodeConfiguration(l.Data)
+	case l.Type == raft.LogCommand && whole:
+		_, err = exec.DecodeEntry(l.Data)
+	}
+	return conf, err
 }
 
 // belong refuses a log that ends before the state, or was cut after it: both lose acknowledged writes without a word.

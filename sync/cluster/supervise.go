@@ -23,11 +23,12 @@ type event struct {
 	change func() error // what happens between the lives
 }
 
-// Why a node is parked. Only the first ends by itself.
+// Why a node is parked. Only the first ends by itself; the last two end when an operator has the node filled anew.
 const (
 	parkedDisk    = "disk full"
 	parkedLog     = "log unfit"
 	parkedMachine = "state machine stopped"
+	parkedDamaged = "log damaged"
 )
 
 // post never blocks: a look at the disk that finds the queue full is followed by another.
@@ -61,6 +62,9 @@ func (n *Node) supervise() {
 			n.park(parkedMachine)
 		case e := <-n.events:
 			n.consider(e)
+			if failed == nil && n.machine.Fatal() == nil { // it was reset
+				failed = n.machine.Failed()
+			}
 		case <-tune.C:
 			if run := n.current(); run != nil {
 				if err := run.tune(&n.conf, n.machine.Store().DiskState()); err != nil {
@@ -195,20 +199,36 @@ func (n *Node) betweenLives(ctx context.Context, e event) error {
 	return quorumLost()
 }
 
-// liveAnew is betweenLives on the supervisor's goroutine. When the change fails raft begins as it was.
+// refillable says whether the node is parked because of what an empty copy would heal.
+func (n *Node) refillable() bool {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return n.run == nil && (n.parked == parkedMachine || n.parked == parkedDamaged)
+}
+
+func damaged(err error) bool {
+	e, ok := errors.AsType[*edge.Error](err)
+	return ok && e.Code == "log_damaged"
+}
+
+// liveAnew is betweenLives on the supervisor's goroutine. When the change fails raft begins as it was, where it did.
 func (n *Node) liveAnew(change func() error) error {
 	n.gate.Lock()
 	defer n.gate.Unlock()
+	refill := n.refillable()
 	n.mu.Lock()
 	run := n.run
-	if run == nil {
+	if run == nil && !refill {
 		n.mu.Unlock()
 		return n.whyParked()
 	}
 	n.run, n.parkedAt = nil, run.end()
 	n.wakeLocked()
 	n.mu.Unlock()
-	err := run.stop(stopWait)
+	var err error
+	if run != nil {
+		err = run.stop(stopWait)
+	}
 	n.announce(false)
 	var next *running
 	if err == nil {
@@ -220,9 +240,14 @@ func (n *Node) liveAnew(change func() error) error {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.run = next; next == nil {
+	switch n.run = next; {
+	case next != nil:
+		n.parked, n.damage = "", nil
+	case !refill:
 		n.parked = parkedLog
 		n.log.Error("raft does not start again: this node takes no part", "error", err)
+	default: // as it was: the next attempt may do
+		n.log.Error("this node was not filled anew", "error", err)
 	}
 	n.wakeLocked()
 	return err

@@ -1,0 +1,215 @@
+package cluster
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/raft"
+	"github.com/hashicorp/raft-wal/metadb"
+
+	"wispgate/edge/exec"
+	"wispgate/edge/store"
+)
+
+// entryFrames finds where the entries of a segment begin, and how long they are.
+func entryFrames(t testing.TB, path string) (at, size []int) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	check(t, err)
+	const fileHeader, frameEntry, frameIndex = 32, 1, 2
+	for i := fileHeader; i+frameHeader <= len(raw) && raw[i] != 0; {
+		n := int(binary.LittleEndian.Uint32(raw[i+4:]))
+		switch raw[i] {
+		case frameEntry:
+			at, size = append(at, i+frameHeader), append(size, n)
+		case frameIndex:
+			return at, size
+		default:
+			n = 0
+		}
+		i += int(frameSize(n))
+	}
+	return at, size
+}
+
+// flipEntry damages the third entry from the end of a node's log.
+func (b *bird) flipEntry(t testing.TB) {
+	t.Helper()
+	list, err := filepath.Glob(filepath.Join(b.logDir(), "log", "*.wal"))
+	check(t, err)
+	path := list[len(list)-1]
+	at, size := entryFrames(t, path)
+	if len(at) < 3 {
+		t.Fatalf("%s holds %d entries", path, len(at))
+	}
+	n := len(at) - 3
+	flipFile(t, path, at[n]+size[n]*2/3)
+}
+
+func flipFile(t testing.TB, path string, at int) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	check(t, err)
+	for i := at; i < min(at+8, len(raw)); i++ {
+		raw[i] ^= 0x5A
+	}
+	check(t, os.WriteFile(path, raw, 0o600))
+}
+
+// A member whose log is damaged starts, answers from its state, takes no part, says what to do, and is filled anew by what it says.
+func TestADamagedLogParksAMemberUntilItIsFilledAnew(t *testing.T) {
+	f := three(t, nil)
+	f.put("w", "k", "v")
+	f.settled()
+	meta := func(b *bird) string { return filepath.Join(b.logDir(), "log", metadb.FileName) }
+	for _, c := range []struct {
+		what string
+		do   func(b *bird)
+	}{
+		{"metadata without an octet", func(b *bird) { check(t, os.Truncate(meta(b), 0)) }},
+		{"metadata that are cut", func(b *bird) { check(t, os.Truncate(meta(b), 10_000)) }},
+		{"metadata that are none", func(b *bird) { check(t, os.WriteFile(meta(b), bytes.Repeat([]byte("x"), 32<<10), 0o600)) }},
+		{"no metadata", func(b *bird) { check(t, os.Remove(meta(b))) }},
+		{"an entry that the state has not seen", func(b *bird) {
+			kept := filepath.Join(t.TempDir(), "store")
+			check(t, os.CopyFS(kept, os.DirFS(filepath.Join(b.dir, "store"))))
+			b.up()
+			for i := range 5 {
+				f.put(fmt.Sprint("u", i), fmt.Sprint("u", i), "v")
+			}
+			f.settledAt(b)
+			b.down()
+			check(t, os.RemoveAll(filepath.Join(b.dir, "store")))
+			check(t, os.Rename(kept, filepath.Join(b.dir, "store")))
+			b.flipEntry(t)
+		}},
+	} {
+		b := f.bird(f.others(f.leader().name)[0])
+		b.down()
+		c.do(b)
+		if err := b.examine(t); code(err) != "log_damaged" {
+			t.Errorf("%s: the doctor sees %v", c.what, err)
+		}
+		b.up()
+		if s := b.node.Status(); s.Parked != parkedDamaged {
+			t.Fatalf("%s: %+v", c.what, s)
+		}
+		if err := b.node.Linearize(t.Context()); code(err) != "log_damaged" {
+			t.Errorf("%s: got %v", c.what, err)
+		}
+		if v := b.value("k"); v != "v" {
+			t.Errorf("%s: reads end: %q", c.what, v)
+		}
+		check(t, f.do("sync.node.repair", PeerRef{b.name}))
+		f.until(c.what+": it is filled anew and votes again", func() bool {
+			p, _ := f.leader().members.Peer(b.name)
+			return p.RepairAt == nil && p.Voter && len(f.leader().node.Status().Voters) == 3
+		})
+		f.settled()
+	}
+}
+
+// stopped is the configuration of a node that does not run.
+func (b *bird) stopped() Config {
+	c := b.config()
+	c.Listen = ""
+	return c
+}
+
+// examine is what the doctor asks of a node that is down.
+func (b *bird) examine(t testing.TB) error {
+	t.Helper()
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	defer func() { check(t, m.Close()); check(t, s.Close()) }()
+	return Examine(b.stopped(), m)
+}
+
+// Members that were noted are of use only to a node without records, so damage there keeps nobody from starting.
+func TestADamagedNoteOfMembersIsWrittenAnew(t *testing.T) {
+	f := three(t, nil)
+	b := f.bird(f.others(f.leader().name)[0])
+	b.down()
+	path := filepath.Join(b.logDir(), notedFile)
+	check(t, os.WriteFile(path, []byte("xxx"), 0o600))
+	if err := b.examine(t); code(err) != "members_damaged" {
+		t.Errorf("the doctor sees %v", err)
+	}
+	b.up()
+	f.settled()
+	f.until("the note is written anew", func() bool { return NewDirectory().load(b.logDir()) == nil })
+}
+
+func TestALogThatIsGoneIsNamed(t *testing.T) {
+	f := three(t, nil)
+	b := f.bird(f.others(f.leader().name)[0])
+	b.down()
+	check(t, os.RemoveAll(b.logDir()))
+	if err := b.examine(t); code(err) != "log_missing" {
+		t.Errorf("the doctor sees %v", err)
+	}
+	s, err := store.Open(store.Options{Dir: filepath.Join(b.dir, "store"), BallastBytes: -1})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	if err := Bootstrap(b.stopped(), m); code(err) != "log_missing" {
+		t.Errorf("got %v", err)
+	}
+	check(t, m.Close())
+	check(t, s.Close())
+}
+
+// Whatever is flipped or cut in the metadata of a log, they open as they were or are refused.
+func TestDamagedMetadataOfTheLogNeverEndTheProgram(t *testing.T) {
+	dir := t.TempDir()
+	c, err := Config{Dir: dir, NodeID: "n1", ClusterID: "c1", Logger: slog.New(slog.DiscardHandler)}.withDefaults()
+	check(t, err)
+	w, err := openWAL(&c)
+	check(t, err)
+	for i := uint64(1); i <= 20; i++ {
+		check(t, w.StoreLog(logOf(i)))
+	}
+	check(t, w.Set(keyVoteCand, []byte("n1")))
+	check(t, w.Close())
+	path := filepath.Join(dir, "log", metadb.FileName)
+	sound, err := os.ReadFile(path)
+	check(t, err)
+	refused := 0
+	try := func(what string, raw []byte) {
+		check(t, os.WriteFile(path, raw, 0o600))
+		w, err := openWAL(&c)
+		switch {
+		case err == nil:
+			var l raft.Log
+			if last, _ := w.LastIndex(); last != 20 || w.GetLog(7, &l) != nil {
+				t.Errorf("%s: the log ends at %d", what, last)
+			}
+			check(t, w.Close())
+		case damaged(err):
+			refused++
+		default:
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for at := 0; at < len(sound); at += 61 {
+		raw := bytes.Clone(sound)
+		for i := at; i < min(at+8, len(raw)); i++ {
+			raw[i] ^= 0x5A
+		}
+		try(fmt.Sprint("flipped at ", at), raw)
+	}
+	for n := 0; n < len(sound); n += 1000 {
+		try(fmt.Sprint("cut at ", n), sound[:n])
+	}
+	if refused < 10 {
+		t.Error(refused)
+	}
+	try("sound", sound)
+}
