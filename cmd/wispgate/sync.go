@@ -53,6 +53,7 @@ type syncStanding struct {
 	Pending       int64      `json:"pending"`
 	Oldest        *time.Time `json:"oldest_pending,omitempty"`
 	Problem       string     `json:"problem,omitempty"`
+	Lost          uint64     `json:"lost,omitempty"`
 	OpenConflicts string     `json:"open_conflicts"`
 	Lag           string     `json:"lag"`
 	Version       uint64     `json:"version"`
@@ -79,6 +80,9 @@ last_term and last_index are those of the last entry in its log, applied or not:
 			}
 			if s.loading {
 				_, _ = fmt.Fprintln(c.std.err, "This node reads in what waits, after its start. Until then it shows a part of it, and takes no write that may wait.")
+			}
+			if s.Lost > 0 {
+				_, _ = fmt.Fprintf(c.std.err, "%d writes that were accepted here are lost: the disk damaged them. wispgate doctor says which, and what to do.\n", s.Lost)
 			}
 			c.warnHistories(s.histories)
 			switch {
@@ -122,6 +126,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 			Loading bool
 			Since   *time.Time
 			Problem string
+			Lost    uint64
 		} `json:"pending"`
 	}
 	raw, _, err := cl.do(ctx, call{method: http.MethodGet, path: "/api/v1/sync/status"})
@@ -133,7 +138,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 	}
 	s = syncStanding{
 		Node: st.Node, State: st.Cluster.State, Leader: st.Cluster.Leader, CutOff: st.Pending.CutOff, CutOffSince: st.Pending.Since, Pending: st.Pending.Waiting,
-		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
+		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lost: st.Pending.Lost, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
 		CommitIndex: st.Cluster.CommitIndex, LastTerm: st.Cluster.LastTerm, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
 		histories: st.Cluster.Histories,
 	}

@@ -298,7 +298,11 @@ func (c *core) openAudit() error {
 	return nil
 }
 
-// openJournal opens one journal of the node with the settings that all of them share.
+// asideMark stands in the name of a journal's folder that was set aside, behind the journal's.
+const asideMark = ".damaged-"
+
+// openJournal opens one journal of the node with the settings that all of them share. One whose headers or chain are damaged is set aside, for a person to
+// look at: a tower without its RADIUS would be worse. What is read by place begins anew with the new journal's incarnation.
 func (c *core) openJournal(name string, o journal.Options) (*journal.Journal, error) {
 	cfg := c.opts.Config
 	o.Dir, o.MaxBytes, o.Reserve = filepath.Join(c.dir, name), int64(cfg.Journal.MaxBytes), int64(cfg.Storage.JournalReserve)
@@ -311,6 +315,14 @@ func (c *core) openJournal(name string, o journal.Options) (*journal.Journal, er
 	seconds := c.metrics.Seconds("wispgate_journal_commit_seconds", "Time of one write and flush of a journal.", "journal").With(name)
 	o.OnCommit = func(took time.Duration, _ int) { seconds.Update(took.Seconds()) }
 	j, err := journal.Open(o)
+	if e, ok := errors.AsType[*edge.Error](err); ok && e.Code == "journal_corrupt" {
+		aside := o.Dir + asideMark + shortRandom()
+		if failed := os.Rename(o.Dir, aside); failed != nil {
+			return nil, errors.Join(err, failed)
+		}
+		c.log.Error("a journal is damaged and was set aside whole; the node goes on with a new one", "journal", name, "code", e.Code, "folder", aside, "error", err)
+		j, err = journal.Open(o)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -136,7 +136,9 @@ type certificateEnd struct {
 type journalLook struct {
 	report journal.Report
 	err    error
-	large  bool // not read through, for want of --deep
+	losses []journal.Loss
+	aside  []string // folders that were set aside
+	large  bool     // not read through, for want of --deep
 }
 
 // inside is what only an open store shows: from the daemon where it runs, else from its folder.
@@ -270,9 +272,12 @@ const quickJournal = 64 << 20
 
 func lookAtJournal(dir string, deep bool) (l journalLook) {
 	var size int64
+	l.losses = journal.FolderLosses(dir)
+	l.aside, _ = filepath.Glob(dir + asideMark + "*")
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return journalLook{err: err}
+		l.err = err
+		return l
 	}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/journal"
 	"wispgate/edge/obs"
 	"wispgate/edge/store"
 	"wispgate/sync/cluster"
@@ -394,7 +395,28 @@ func reached(s *Status) string {
 	return strings.Join(list, ", ")
 }
 
+// lost says what a journal has lost, until somebody has looked at it.
+func (l journalLook) lost(dir, name, fix string) (Finding, bool) {
+	if len(l.aside) > 0 {
+		return found(Fail, fix+". Then remove the folder", "The %s journal was damaged beyond reading in order and was set aside whole, as %s", name, strings.Join(l.aside, ", "))
+	}
+	if len(l.losses) == 0 {
+		return nothing()
+	}
+	places := make([]string, len(l.losses))
+	for i, one := range l.losses {
+		places[i] = fmt.Sprintf("%d to %d", one.First, one.Last)
+	}
+	return found(Fail, fix+". Then remove the files "+dir+"/"+name+"/*.damaged, which hold what was found", "%d records of the %s journal are lost to damage on the disk: %s",
+		journal.Lost(l.losses), name, strings.Join(places, ", "))
+}
+
+const lostWrites = "Check the disk. Find the writes that are missing by the receipts and by what the API's audit says was accepted, and enter them again"
+
 func checkPending(p *patient) (Finding, bool) {
+	if f, ok := p.journals["pending"].lost(p.dir, "pending", lostWrites); ok {
+		return f, ok
+	}
 	s := p.inside.Status
 	if s == nil {
 		if n := p.journals["pending"].report; n.Records > 0 {
@@ -435,6 +457,9 @@ func checkJournals(p *patient) (Finding, bool) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(p.journals)) {
 		l := p.journals[name]
+		if f, ok := l.lost(p.dir, name, "Check the disk"); ok && name != "pending" {
+			return f, ok
+		}
 		switch {
 		case name == "audit" || errors.Is(l.err, fs.ErrNotExist):
 		case l.err != nil:

@@ -185,6 +185,11 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"backup", "two days old", func(p *patient) { p.backupAt = p.now.Add(-48 * time.Hour) }, Warn},
 		{"backup", "two weeks old", func(p *patient) { p.backupAt = p.now.AddDate(0, 0, -14) }, Fail},
 		{"drift", "some", func(p *patient) { p.inside.Drift.Drift = []DriftedKeys{{"stray", 2}} }, Fail},
+		{"pending", "lost", func(p *patient) {
+			p.journals["pending"] = journalLook{losses: []journal.Loss{{First: 4, Last: 5, Segment: "1.seg"}}}
+		}, Fail},
+		{"journals", "lost", func(p *patient) { p.journals["facts"] = journalLook{losses: []journal.Loss{{First: 4, Last: 5}}} }, Fail},
+		{"journals", "set aside", func(p *patient) { p.journals["facts"] = journalLook{aside: []string{"x"}} }, Fail},
 		{"store", "a damaged table", func(p *patient) { p.inside.StoreErr, p.inside.StoreFix = "damaged", "x" }, Fail},
 		{"checksum", "another has another", func(p *patient) { p.inside.Differing = 1 }, Fail},
 	} {
@@ -322,5 +327,48 @@ func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
 	}
 	if d := Doctor(t.Context(), DoctorOptions{Config: testConfig(t.TempDir()), Log: io.Discard}); byCheck(d)["node"].Verdict != Fail {
 		t.Errorf("of an empty folder: %+v", d)
+	}
+}
+
+// A journal that is damaged beyond reading in order is set aside whole: the node starts with a new one, and the doctor says so until somebody has
+// looked at it.
+func TestADamagedJournalKeepsNoNodeFromStarting(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	startNode(t, dir, nil).stopNode()
+	names := []string{"accounting", "audit", "facts", "pending"}
+	for _, name := range names {
+		path := filepath.Join(dir, name, "0000000000000001.seg")
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw[20] ^= 0x10
+		if err := os.WriteFile(path, raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := startNode(t, dir, nil)
+	n.claim("acme")
+	n.call(201, "POST", "/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Ann Example"})
+	o := DoctorOptions{Config: testConfig(dir), Log: io.Discard}
+	if got := byCheck(Doctor(t.Context(), o)); got["pending"].Verdict != Fail || got["journals"].Verdict != Fail {
+		t.Errorf("got %+v", got)
+	}
+	n.stopNode()
+	for _, name := range names {
+		aside, _ := filepath.Glob(filepath.Join(dir, name+asideMark+"*"))
+		if len(aside) != 1 {
+			t.Fatalf("%s: set aside are %v", name, aside)
+		}
+		if err := os.RemoveAll(aside[0]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := byCheck(Doctor(t.Context(), o)); got["pending"].Verdict == Fail || got["journals"].Verdict == Fail {
+		t.Errorf("afterwards: %+v", got)
 	}
 }

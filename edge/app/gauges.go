@@ -29,11 +29,13 @@ func (c *core) gauges() {
 	disk := g.Gauge("wispgate_journal_bytes", "Disk space of a journal, its reserve included.", "journal")
 	bound := g.Gauge("wispgate_journal_max_bytes", "Most disk space of a journal.", "journal")
 	waits := g.Gauge("wispgate_journal_unconsumed_bytes", "Written to a journal and not yet released by its reader.", "journal")
+	lost := g.Gauge("wispgate_journal_lost_records", "Acknowledged records that the disk damaged and whose note nobody has removed yet.", "journal")
 	full := g.Gauge("wispgate_journal_full", "Whether the last record was refused for lack of room: 1 or 0.", "journal")
 	for name, j := range c.journals {
 		disk.Func(func() float64 { return float64(j.Stats().Bytes) }, name)
 		bound.Func(func() float64 { return float64(j.Stats().MaxBytes) }, name)
 		waits.Func(func() float64 { return float64(j.Stats().Unconsumed) }, name)
+		lost.Func(func() float64 { return float64(j.Stats().Lost) }, name)
 		full.Func(func() float64 { return number(j.Stats().Full) }, name)
 	}
 }

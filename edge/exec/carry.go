@@ -64,7 +64,7 @@ func (x *Exec) QueueRest() (QueueRest, error) {
 		q.First, q.Last = 0, 0
 		return q, nil
 	}
-	q.Count = int(q.Last - q.First + 1)
+	q.Count = int(q.Last - q.First + 1 - x.lostBetween(q.First, q.Last))
 	return q, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -372,6 +373,7 @@ type Pending struct {
 	CutOff  bool       `json:"cut_off" doc:"Whether this node has lost the cluster."`
 	Since   *time.Time `json:"since,omitempty" doc:"Since when."`
 	Loading bool       `json:"loading,omitempty" doc:"Whether the node still reads in what waits, after its start: until then it shows only a part of it and accepts no more."`
+	Lost    uint64     `json:"lost,omitempty" doc:"Writes accepted here that are lost because the disk damaged them: wispgate doctor names their places. The others are handed over."`
 	Problem string     `json:"problem,omitempty" doc:"Why the last attempt to hand them over failed."`
 }
 
@@ -384,6 +386,7 @@ func (x *Exec) Loaded() bool {
 func (x *Exec) Pending() Pending {
 	p := &x.pending
 	out := Pending{Waiting: p.waiting.Load(), CutOff: p.cut.Load()}
+	out.Lost = x.lostBetween(0, math.MaxUint64)
 	out.Loading = out.Waiting > 0 && !p.loaded.Load()
 	if out.Waiting > 0 {
 		if oldest := p.oldest.Load(); oldest != 0 {

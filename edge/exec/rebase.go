@@ -391,11 +391,28 @@ func (x *Exec) holds(mark settled) (same bool, err error) {
 	if mark.Seq < x.cfg.Queue.First() {
 		return true, nil
 	}
-	err = x.read(mark.Seq, 1, func(in *Intent, _ uint64) error {
-		same = in.digestOfPlace() == mark.Digest
+	if x.lostBetween(mark.Seq, mark.Seq) > 0 {
+		return true, nil // damaged on this disk, after it was settled
+	}
+	err = x.read(mark.Seq, 1, func(in *Intent, seq uint64) error {
+		same = seq == mark.Seq && in.digestOfPlace() == mark.Digest
 		return nil
 	})
-	return same, err
+	return same || x.lostBetween(mark.Seq, mark.Seq) > 0, err // it may just have been found
+}
+
+// lostBetween is how many places of the queue from first to last are known to be damaged. Their writes are lost: the cluster's mark passes over them with
+// the next one that it settles.
+func (x *Exec) lostBetween(first, last uint64) (n uint64) {
+	if x.cfg.Queue == nil {
+		return 0
+	}
+	for _, l := range x.cfg.Queue.Losses() {
+		if from, to := max(l.First, first), min(l.Last, last); from <= to {
+			n += to - from + 1
+		}
+	}
+	return n
 }
 
 // page reads the next intents to hand over: as many as keep the pace, and one request holds.

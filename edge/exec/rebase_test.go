@@ -1,8 +1,12 @@
 package exec_test
 
 import (
+	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -352,4 +356,53 @@ func TestAHandOverKeepsItsPace(t *testing.T) {
 		}
 		c.Agree()
 	})
+}
+
+// One damaged record of the queue costs that write, and nothing else: the others arrive in order, and the loss is named.
+func TestADamagedPendingWriteCostsItselfAlone(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []int{0, 7, 18} {
+		c, _, tower := pair(t)
+		tower.CutAndNotice()
+		for i := range 20 {
+			edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: fmt.Sprintf("box-%02d", i)})
+		}
+		tower = c.RestartWith(tower, func(dir string) {
+			path := filepath.Join(dir, "pending", "0000000000000001.seg")
+			raw, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			raw[bytes.Index(raw, fmt.Appendf(nil, "box-%02d", lost))] ^= 0x10
+			if err := os.WriteFile(path, raw, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		})
+		edgetest.Eventually(t, func() bool { return len(labels(t, tower)) == 19 && tower.Exec.Loaded() }, func() string { return fmt.Sprint(labels(t, tower)) })
+		rest, err := tower.Exec.QueueRest()
+		carried := rest.Carried()
+		if err == nil {
+			err = tower.Exec.EachPending(t.Context(), rest, func(raw []byte) error {
+				_, err := carried.Intent(raw)
+				return err
+			})
+		}
+		if err = errors.Join(err, carried.End()); err != nil || rest.Count != 19 {
+			t.Errorf("for a bundle: %+v, %v", rest, err)
+		}
+		if got := tower.Exec.Pending(); got.Lost != 1 {
+			t.Errorf("got %+v", got)
+		}
+		edgetest.Do[box](t, tower.Harness, acme, makeBox.Name, newBox{Label: "after"})
+		tower.HealAndDrain()
+		c.Agree()
+		got := labels(t, c.Leader())
+		if _, there := got[fmt.Sprintf("box-%02d", lost)]; len(got) != 20 || there {
+			t.Errorf("without %d: %v", lost, got)
+		}
+		tower = c.Restart(tower)
+		if p := tower.Exec.Pending(); p.Waiting != 0 || p.Lost != 1 {
+			t.Errorf("after all: %+v", p)
+		}
+	}
 }

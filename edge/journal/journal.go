@@ -111,6 +111,7 @@ type Journal struct {
 	segMu    sync.Mutex
 	segs     []*segment // oldest first, the last one is being written
 	spares   []*segment // allocated, not yet used, ascending ordinals
+	losses   []Loss     // found and noted
 	ordinal  uint64     // highest ordinal given out
 	consumed uint64     // everything below may be forgotten
 
@@ -140,6 +141,7 @@ type Stats struct {
 	Failures    uint64        // segments given up after a failed write or flush since Open
 	LastCommit  time.Duration // how long the last successful write and flush took
 	Full        bool          // the last append was refused for lack of room
+	Lost        uint64        // acknowledged records that are damaged
 }
 
 // Incarnation identifies this journal's history. A journal created anew has another one, so (incarnation, sequence)
@@ -165,6 +167,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Unlock()
 	j.segMu.Lock()
 	defer j.segMu.Unlock()
+	s.Lost = Lost(j.losses)
 	s.Segments, s.Spares = len(j.segs), len(j.spares)
 	s.Bytes = int64(s.Segments+s.Spares) * j.opt.SegmentBytes
 	for _, seg := range j.segs {

@@ -397,7 +397,8 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
-func TestDamageInTheMiddleIsLoud(t *testing.T) {
+// What stands before and behind damaged records is read, they are named for as long as somebody has not removed the note, and the journal goes on.
+func TestDamagedRecordsAreNamedAndTheOthersAreRead(t *testing.T) {
 	t.Parallel()
 	d := newSimDisk()
 	j := open(t, simOptions(d))
@@ -413,19 +414,52 @@ func TestDamageInTheMiddleIsLoud(t *testing.T) {
 		image.names[name].data[at] ^= 0x10
 		return image
 	}
-	for _, at := range []int{headerSize + 10, headerSize + 1200, 20} {
-		_, err := Open(simOptions(corrupt(last, at)))
-		if e, ok := edge.AsError(err); !ok || e.Code != "journal_corrupt" || e.Fix == "" {
-			t.Errorf("byte %d of the last segment: got %v", at, err)
+	for _, tc := range []struct {
+		segment string
+		at      int
+	}{{last, headerSize + 10}, {last, headerSize + 1200}, {segmentName(1), 2000}, {segmentName(1), headerSize}, {segmentName(2), headerSize + 3000}} {
+		image := corrupt(tc.segment, tc.at)
+		var first []Loss
+		for round := range 3 {
+			j = open(t, simOptions(image))
+			var seen []uint64
+			if _, err := j.Read(0, 40, func(r Record) error { seen = append(seen, r.Seq); return nil }); err != nil || len(seen) != 40 {
+				t.Fatalf("%+v: %d records of 40: %v", tc, len(seen), err)
+			}
+			seen = nil
+			if _, err := j.Read(0, 0, func(r Record) error { seen = append(seen, r.Seq); return nil }); err != nil {
+				t.Fatalf("%+v: %v", tc, err)
+			}
+			lost := j.Losses()
+			if len(lost) != 1 || lost[0].First != lost[0].Last || lost[0].Segment != tc.segment || j.Stats().Lost != 1 {
+				t.Fatalf("%+v: got %+v", tc, lost)
+			}
+			if round == 0 {
+				first = lost
+			}
+			if len(seen) != 99+round || slices.Contains(seen, lost[0].First) || !slices.Equal(lost, first) {
+				t.Errorf("%+v, round %d: read %d of %d, without %+v", tc, round, len(seen), 100+round, lost)
+			}
+			if seq, err := j.Append(t.Context(), 1, fact(int64(200+round), 900)); err != nil || seq != uint64(101+round) {
+				t.Fatalf("%+v: the next record is %d, %v", tc, seq, err)
+			}
+			if round == 2 { // the note outlives what it speaks of
+				if err := j.Trim(100); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = j.Close()
 		}
+		j = open(t, simOptions(image))
+		if !slices.Equal(j.Losses(), first) {
+			t.Errorf("%+v: forgotten: %+v", tc, j.Losses())
+		}
+		_ = j.Close()
 	}
-	// Older segments are not read at start, so that it is quick; damage there shows when they are read.
-	j = open(t, simOptions(corrupt(segmentName(1), 2000)))
-	_, err := j.Read(0, 0, func(Record) error { return nil })
-	if e, ok := edge.AsError(err); !ok || e.Code != "journal_corrupt" {
-		t.Errorf("damage in an old segment: got %v", err)
-	}
-	if _, err := Open(simOptions(corrupt(segmentName(2), 20))); err == nil {
-		t.Error("a damaged header in the middle was not noticed")
+	for _, name := range []string{last, segmentName(2)} { // a header says what belongs where
+		_, err := Open(simOptions(corrupt(name, 20)))
+		if e, ok := edge.AsError(err); !ok || e.Code != "journal_corrupt" || e.Fix == "" {
+			t.Errorf("the header of %s: got %v", name, err)
+		}
 	}
 }

@@ -15,7 +15,8 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, readBytes); retu
 
 // Read visits durable records in order, from sequence from (0 means the oldest kept) and at most max of them (0 means
 // all that are durable now), and returns the sequence to go on with. An error of visit ends the reading and is
-// returned with the sequence of the record it was given. ErrTrimmed and ErrAhead say that from is out of range.
+// returned with the sequence of the record it was given. ErrTrimmed and ErrAhead say that from is out of range. Damaged records are left out and do
+// not count; Losses names them.
 func (j *Journal) Read(from uint64, max int, visit func(Record) error) (uint64, error) {
 	if from == 0 {
 		from = j.First()
@@ -28,27 +29,31 @@ func (j *Journal) Read(from uint64, max int, visit func(Record) error) (uint64, 
 		end = from + uint64(max)
 	}
 	for from < end {
-		next, err := j.readSegment(from, end, visit)
+		next, skipped, err := j.readSegment(from, end, visit)
 		if err != nil {
 			return next, err
 		}
 		from = next
+		if end < from {
+			end = from
+		}
+		end = min(end+skipped, j.Next())
 	}
 	return from, nil
 }
 
-// readSegment reads on inside the segment that holds from.
-func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (uint64, error) {
+// readSegment reads on inside the segment that holds from. skipped is how many damaged records it left out.
+func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (next, skipped uint64, err error) {
 	s, at, offset, ok := j.locate(from)
 	if !ok {
-		return from, ErrTrimmed
+		return from, 0, ErrTrimmed
 	}
 	f, err := j.disk.Open(segmentName(s.ordinal))
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) && !j.holds(s.ordinal) {
-			return from, ErrTrimmed
+			return from, 0, ErrTrimmed
 		}
-		return from, fmt.Errorf("open journal segment: %w", err)
+		return from, 0, fmt.Errorf("open journal segment: %w", err)
 	}
 	defer func() { _ = f.Close() }()
 	r := frameReader{file: f, size: s.end, offset: offset, salt: salt(j.id, s.ordinal)}
@@ -58,12 +63,21 @@ func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (uint6
 		fr, err := r.next()
 		if err != nil || fr.seq != at {
 			if !j.holds(s.ordinal) {
-				return from, ErrTrimmed // recycled while we read
+				return from, skipped, ErrTrimmed // recycled while we read
 			}
 			if err != nil && !errors.Is(err, errBadFrame) {
-				return from, fmt.Errorf("read journal segment: %w", err)
+				return from, skipped, fmt.Errorf("read journal segment: %w", err)
 			}
-			return from, corruptError(j.opt.Dir, s.ordinal, start, "a record is damaged")
+			behind, err := j.skip(&s, &r, start, at)
+			if err != nil {
+				return from, skipped, err
+			}
+			if behind > from {
+				skipped += behind - from
+				from = behind
+			}
+			at = behind - 1 // the loop moves on to it
+			continue
 		}
 		if (at-s.base)%markEvery == 0 {
 			j.remember(s.ordinal, at, start)
@@ -74,15 +88,34 @@ func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (uint6
 		rec := fr.record()
 		if fr.flags&flagSealed != 0 {
 			if rec.Payload, err = r.open(j, rec); err != nil {
-				return at, err
+				return at, skipped, err
 			}
 		}
 		if err := visit(rec); err != nil {
-			return at, err
+			return at, skipped, err
 		}
 		from = at + 1
 	}
-	return from, nil
+	return from, skipped, nil
+}
+
+// skip moves a reader from the damaged record at to the next intact one of the segment, and notes the loss. What was acknowledged behind the damage
+// is worth more than an error that stays.
+func (j *Journal) skip(s *segment, r *frameReader, start int64, at uint64) (behind uint64, err error) {
+	buf := make([]byte, s.end)
+	if _, err := r.file.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
+		return at, fmt.Errorf("read journal segment: %w", err)
+	}
+	if !j.holds(s.ordinal) {
+		return at, ErrTrimmed
+	}
+	f, offset, ok := resume(buf, start, at, s.next, r.salt)
+	if behind = s.next; ok {
+		behind = f.seq
+	}
+	r.offset, r.buf = offset, nil
+	j.lose(Loss{First: at, Last: behind - 1, Segment: segmentName(s.ordinal)}, buf)
+	return behind, nil
 }
 
 // locate copies the bounds of the segment that holds seq, and the nearest place known in it.

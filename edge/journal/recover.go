@@ -15,7 +15,8 @@ import (
 )
 
 // Open makes a journal or takes up an old one. It cuts what a power cut left half written behind the last durable
-// record, and refuses, loudly, a journal that lost something in the middle (*edge.Error, code journal_corrupt).
+// record. Damaged records in the middle are skipped, noted and named (Losses); a journal whose headers or chain are not to be trusted is refused
+// (*edge.Error, code journal_corrupt).
 func Open(opt Options) (*Journal, error) {
 	if err := opt.complete(); err != nil {
 		return nil, err
@@ -112,6 +113,9 @@ func (j *Journal) load() error {
 				return fmt.Errorf("remove unfinished journal segment: %w", err)
 			}
 			continue
+		}
+		if l, ok := parseLoss(e.name); ok {
+			j.losses = append(j.losses, l)
 		}
 		if ordinal, ok := parseSegmentName(e.name); ok {
 			found = append(found, &segment{ordinal: ordinal, size: e.size})
@@ -236,7 +240,11 @@ func (j *Journal) takeUp() error {
 	}
 	t, ok := scanTail(buf, seg, j.id)
 	if !ok {
-		return j.corrupt(seg, t.end, "a record is damaged although later ones are intact")
+		return j.corrupt(seg, t.end, "a record does not carry the hash of the one before it")
+	}
+	for _, l := range t.lost {
+		l.Segment = segmentName(seg.ordinal)
+		j.lose(l, buf)
 	}
 	if t.wipe > t.end {
 		j.log.Info("journal cut after an unclean stop", slog.Uint64("segment", seg.ordinal), slog.Uint64("next", t.next))
@@ -351,25 +359,36 @@ type tail struct {
 	hash      [hashSize]byte
 	sinceHead int
 	marks     []uint32
+	lost      []Loss // damaged records that are followed by one that was written only after they were durable: no torn write
 }
 
-// scanTail reads a segment as far as it is intact. It reports false when a damaged record is followed by one that was
-// written only after the damaged one was durable: that is loss, not a torn write.
+// scanTail reads a segment to its last intact record. It reports false when an intact record does not continue the chain.
 func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
 	t := tail{next: seg.base, end: headerSize, hash: seg.previous}
 	crc, probe := salt(id, seg.ordinal), segment{base: seg.base}
+	afterLoss := false // what the first record behind a loss carries is not to be proved
 	for t.end < int64(len(buf)) {
 		f, ok := parseFrame(buf[t.end:], crc)
 		size := int64(frameSize(len(f.raw)))
 		if !ok || f.seq != t.next || f.group < seg.base || f.chained() != id.chained || t.end+size > int64(len(buf)) {
-			break
+			if _, lost := later(buf, t.end, t.next, crc); !lost {
+				break
+			}
+			behind, at, ok := resume(buf, t.end, t.next, ^uint64(0), crc)
+			if !ok || behind.chained() != id.chained {
+				return t, false
+			}
+			t.lost = append(t.lost, Loss{First: t.next, Last: behind.seq - 1})
+			t.next, t.end, afterLoss = behind.seq, at, true
+			continue
 		}
 		if id.chained {
-			if f.previous() != t.hash {
+			if f.previous() != t.hash && !afterLoss {
 				return t, false
 			}
 			t.hash = f.hash()
 		}
+		afterLoss = false
 		if f.group == f.seq && f.seq != seg.base {
 			t.group = t.end
 		}
@@ -382,9 +401,8 @@ func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
 		t.end += size
 	}
 	t.marks = probe.marks
-	wipe, lost := later(buf, t.end, t.next, crc)
-	t.wipe = wipe
-	return t, !lost
+	t.wipe, _ = later(buf, t.end, t.next, crc)
+	return t, true
 }
 
 // later looks behind offset from for intact records at or above next. lost means that one of them was written after

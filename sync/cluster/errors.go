@@ -61,7 +61,7 @@ func errLogBehind(applied, last uint64) error {
 }
 
 // repairIt is what to do at a node whose copy no longer serves and that starts all the same.
-const repairIt = "Check the disk. At another member run wispgate cluster repair NODE, which fills this one anew; where it stands alone, keep the data folder " +
+const repairIt = "Where a newer wispgate ran here, start that one. Else check the disk: at another member run wispgate cluster repair NODE, which fills this one anew; where it stands alone, keep the data folder " +
 	"and restore the last backup (wispgate restore)"
 
 func errLogDamaged(dir string, cause error) error {
