@@ -447,6 +447,9 @@ func stoppedInside(ctx context.Context, o DoctorOptions, id nodeID) (in inside, 
 	}
 	st, err := store.Open(store.Options{Dir: filepath.Join(dir, "state"), Logger: log, ReadOnly: true})
 	if err != nil {
+		if e, ok := edge.AsError(cluster.ExamineFolder(logDir(dir))); ok {
+			in.LogErr, in.LogFix = e.Message, e.Fix
+		}
 		return in, err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()

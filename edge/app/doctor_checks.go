@@ -225,10 +225,10 @@ func checkStore(p *patient) (Finding, bool) {
 
 func checkLog(p *patient) (Finding, bool) {
 	switch {
-	case p.idErr != nil || p.insideErr != nil:
-		return nothing()
 	case p.inside.LogErr != "":
 		return found(Fail, p.inside.LogFix, "%s", p.inside.LogErr)
+	case p.idErr != nil || p.insideErr != nil:
+		return nothing()
 	}
 	return fine("Log and state belong together")
 }

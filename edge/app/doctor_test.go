@@ -319,6 +319,28 @@ func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
 	}
 	flipTable(t, dir)
 
+	log := filepath.Join(dir, "log", "log", "wal-meta.db")
+	sound, err := os.ReadFile(log)
+	if err == nil {
+		err = os.Truncate(log, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := Doctor(t.Context(), o); byCheck(d)["log"].Verdict != Fail {
+		t.Errorf("with a damaged log: %+v", d)
+	}
+	n = startNode(t, dir, nil) // RADIUS and reads go on
+	if err := n.ready(); err == nil {
+		t.Error("a node with a damaged log says that it is ready")
+	}
+	if d := Doctor(t.Context(), o); byCheck(d)["log"].Verdict != Fail || byCheck(d)["cluster"].Verdict != Fail {
+		t.Errorf("running with a damaged log: %+v", d)
+	}
+	n.stopNode()
+	if err := os.WriteFile(log, sound, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.RemoveAll(filepath.Join(dir, "log")); err != nil {
 		t.Fatal(err)
 	}

@@ -172,6 +172,11 @@ func (n *Node) ready() error {
 	if err := n.machine.Fatal(); err != nil {
 		return err
 	}
+	if n.cluster != nil {
+		if err := n.cluster.Damage(); err != nil {
+			return err
+		}
+	}
 	if n.radius == nil {
 		return edge.ErrStarting.Error(edge.Unavailable)
 	}

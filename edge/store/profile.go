@@ -72,7 +72,7 @@ func (l badgerLog) line(level slog.Level, format string, args []any) {
 // CheckBlock is called with every block as it is read, or with the error of reading it.
 func (l badgerLog) CheckBlock(path string, offset int, data []byte, err error) error {
 	if err == nil {
-		_, err = checked(data)
+		err = check(data)
 	}
 	if err == nil {
 		return nil

@@ -91,7 +91,7 @@ func readAll(dir string) (sum [sha256.Size]byte, err error) {
 	sum, err = sn.Checksum(Replicated)
 	_, verified := sn.Verify()
 	if (verified == nil) != (scanned == nil && err == nil) {
-		err = fmt.Errorf("reading says %v, the tables %w", errors.Join(scanned, err), verified)
+		err = fmt.Errorf("reading says %q, the tables %q", fmt.Sprint(errors.Join(scanned, err)), fmt.Sprint(verified))
 	} else {
 		err = errors.Join(scanned, err)
 	}

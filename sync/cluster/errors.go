@@ -69,7 +69,11 @@ func errLogDamaged(dir string, cause error) error {
 }
 
 func errLogGone(dir string, applied uint64) error {
-	return refuse("log_missing", fmt.Sprintf("The state includes log entry %d and the folder of the log, %s, holds no log", applied, dir),
+	says := "The folder of the log, " + dir + ", holds no log"
+	if applied > 0 {
+		says += fmt.Sprintf(", and the state includes log entry %d", applied)
+	}
+	return refuse("log_missing", says,
 		"Put the folder back where it was. Else this copy is of no use: "+anotherCopy)
 }
 

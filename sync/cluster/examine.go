@@ -2,9 +2,35 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/hashicorp/raft-wal/metadb"
 
 	"wispgate/edge/exec"
 )
+
+// ExamineFolder is as much of Examine as needs no state: what can be seen of a log whose state does not open as it is. It changes nothing.
+func ExamineFolder(dir string) error {
+	id, err := readIdentity(dir)
+	if err != nil {
+		return err
+	}
+	if gone(dir, id) {
+		return errLogGone(dir, 0)
+	}
+	if err := NewDirectory().load(dir); err != nil {
+		return err
+	}
+	dir = filepath.Join(dir, "log")
+	if err = checkMeta(dir); err == nil {
+		err = tryMeta(dir)
+	}
+	if err != nil {
+		return errLogDamaged(dir, fmt.Errorf("%s: %w", metadb.FileName, err))
+	}
+	return nil
+}
 
 // Examine says what would keep the node of a folder from opening its log: another identity, a log that does not open, or one that does not
 // belong to the state. The node must not run.
