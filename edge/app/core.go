@@ -396,6 +396,9 @@ func (c *core) expelled() error {
 	if c.cluster == nil {
 		return nil
 	}
+	if damage := c.cluster.Damage(); damage != nil && len(c.members.Peers()) <= 1 {
+		return damage // nobody fills a lone node anew, and a restored one does not take its queue
+	}
 	return c.cluster.Expelled()
 }
 

@@ -289,6 +289,7 @@ func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
 	}
 	n := startNode(t, dir, nil)
 	n.claim("acme")
+	key := n.key
 	n.call(201, "POST", "/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Ann Example"})
 	version, sum := n.checksum()
 	o := DoctorOptions{Config: testConfig(dir), Deep: true, Log: io.Discard}
@@ -331,12 +332,14 @@ func TestTheDoctorLooksAtARunningAndAtAStoppedNode(t *testing.T) {
 		t.Errorf("with a damaged log: %+v", d)
 	}
 	n = startNode(t, dir, nil) // RADIUS and reads go on
+	n.key = key
 	if err := n.ready(); err == nil {
 		t.Error("a node with a damaged log says that it is ready")
 	}
 	if d := Doctor(t.Context(), o); byCheck(d)["log"].Verdict != Fail || byCheck(d)["cluster"].Verdict != Fail {
 		t.Errorf("running with a damaged log: %+v", d)
 	}
+	n.call(503, "POST", "/api/v1/crm/customers", map[string]any{"kind": "person", "name": "Bo Example"})
 	n.stopNode()
 	if err := os.WriteFile(log, sound, 0o600); err != nil {
 		t.Fatal(err)
