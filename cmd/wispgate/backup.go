@@ -23,11 +23,13 @@ A node makes a backup every night by itself once backup.recipients or backup.pas
 // backupCmd makes backups and looks at them.
 func (c *cli) backupCmd() *cobra.Command {
 	var out string
+	var force bool
 	var locks backupLocks
 	cmd := &cobra.Command{Use: "backup", Short: "Back a node up, and verify and show backups", Long: backupLong, GroupID: "ask", Args: takes()}
 	file := c.configFlag(cmd)
 	dir := dataDirFlag(cmd)
 	cmd.Flags().StringVar(&out, "out", "", "file to write")
+	cmd.Flags().BoolVar(&force, "force", false, "replace a file that is there")
 	cmd.Flags().StringSliceVar(&locks.recipients, "recipient", nil, "public key to lock the backup for, besides those of the configuration")
 	cmd.Flags().StringVar(&locks.passphraseFile, "passphrase-file", "", "file with the passphrase (or WISPGATE_BACKUP_PASSPHRASE)")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -42,7 +44,7 @@ func (c *cli) backupCmd() *cobra.Command {
 		progress, end := c.progress()
 		defer end()
 		made, err := app.MakeBackup(cmd.Context(), app.BackupOptions{
-			Config: cfg, Version: version, Out: out, Locks: with, Progress: progress, Log: c.std.err,
+			Config: cfg, Version: version, Out: out, Force: force, Locks: with, Progress: progress, Log: c.std.err,
 		})
 		end()
 		if err != nil {
@@ -156,7 +158,7 @@ neither the nodes nor the backups are, with a copy: without it the backups are w
 const restoreLong = `Make a node of a backup, in an empty data folder: a cluster of its own, with the backup's state, the secrets in it, and a new history.
 
 The nodes of the old cluster count as removed; they must not go on beside the new one, so wipe their data folders. The new node has a name of its
-own, given with --node or node.id, because the old one may have numbered receipts after the backup. Whatever goes wrong, the folder stays empty.`
+own, given with --node or node.id, that no node of the old cluster had, because those may have numbered receipts that the backup does not hold. Whatever goes wrong, the folder stays empty.`
 
 // restoreCmd makes a node of a backup.
 func (c *cli) restoreCmd() *cobra.Command {

@@ -28,6 +28,7 @@ type BackupOptions struct {
 	Config   config.Config // of the node; node.data_dir says where it lives
 	Version  string
 	Out      string
+	Force    bool // a file that is there is replaced
 	Locks    BackupLocks
 	Progress BackupProgress
 	Log      io.Writer
@@ -39,6 +40,9 @@ func MakeBackup(ctx context.Context, o BackupOptions) (BackupFile, error) {
 	dir := o.Config.Node.DataDir
 	if o.Out == "" {
 		return BackupFile{}, edge.ErrInput.Error(edge.Invalid, edge.Field("/out", "is missing", "name the file to write with --out"))
+	}
+	if _, err := os.Lstat(o.Out); err == nil && !o.Force { // it may be the only good one
+		return BackupFile{}, &edge.Error{Kind: edge.Conflict, Code: "file_exists", Message: "The file " + o.Out + " is there already", Fix: "Name another, or replace it with --force"}
 	}
 	if keys, err := o.Locks.keys(); err != nil {
 		return BackupFile{}, err

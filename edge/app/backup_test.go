@@ -286,6 +286,12 @@ func TestARestoreRefusesAndLeavesNothingBehind(t *testing.T) {
 	n.claim("acme")
 	good := filepath.Join(work, "good.wgb")
 	mustBackup(t, backupOptions(dir, good))
+	again := backupOptions(dir, good)
+	if _, err := MakeBackup(t.Context(), again); errCode(err) != "file_exists" {
+		t.Errorf("a backup over another: got %v", err)
+	}
+	again.Force = true
+	mustBackup(t, again)
 	n.stopNode()
 	raw, err := os.ReadFile(good)
 	if err != nil {
@@ -489,6 +495,40 @@ func TestARestoredNodeIsTheOnlyMemberOfItsCluster(t *testing.T) {
 			return ok && p.Fingerprint != "" && p.VaultKey == base64.StdEncoding.EncodeToString(n.vault.PublicKey())
 		})
 		n.stopNode()
+	}
+}
+
+// TestARestoreTakesNoNameOfTheOldCluster holds that nobody numbers receipts under a name that another node has used, not because the
+// configuration of the machine says so either. A story in cmd/wispgate tries the name of a node that is a member still.
+func TestARestoreTakesNoNameOfTheOldCluster(t *testing.T) {
+	t.Parallel()
+	dir, file, right := t.TempDir(), filepath.Join(t.TempDir(), "b.wgb"), BackupOpeners{Passphrase: testPassphrase}
+	listen := func(c *config.Config) { c.Node.ID, c.Cluster.Listen = "", freeAddr(t, "tcp") }
+	n := startNode(t, dir, func(c *config.Config) { listen(c); c.Node.ID = "tower7" })
+	n.claim("acme")
+	eventually(t, "the node is recorded", func() bool { return n.members()["tower7"] == "member" })
+	mustBackup(t, backupOptions(dir, file))
+	n.stopNode()
+	dir = filepath.Join(t.TempDir(), "home")
+	mustRestore(t, RestoreOptions{Config: newHome(dir), Node: "tower8", File: file, Openers: right})
+	n = startNode(t, dir, listen)
+	eventually(t, "the new node is recorded", func() bool { return n.members()["tower8"] == "member" })
+	file += "2"
+	mustBackup(t, backupOptions(dir, file))
+	n.stopNode()
+	for name, o := range map[string]RestoreOptions{"said": {Node: "tower7"}, "configured": {}} {
+		home := filepath.Join(t.TempDir(), "home")
+		o.Config, o.File, o.Openers, o.Log = testConfig(home), file, right, io.Discard
+		if o.Config.Node.ID != "tower7" {
+			t.Fatalf("the configuration names %s", o.Config.Node.ID)
+		}
+		_, err := RestoreBackup(t.Context(), o)
+		if e, _ := edge.AsError(err); errCode(err) != "restore_name_taken" || !strings.HasSuffix(e.Fix, "taken are tower7, tower8") || strings.Contains(e.Fix, "node.id") != (name == "configured") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if _, err := os.Stat(home); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: the folder that was made is left: %v", name, err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"wispgate/edge"
@@ -228,6 +229,9 @@ func (r *restore) seed(state io.Reader, st *store.Store, m *exec.Machine) (err e
 	if _, err := m.Seed(state); err != nil {
 		return err
 	}
+	if err := r.nameIsFree(m); err != nil {
+		return err
+	}
 	version, sum, err := m.Checksum()
 	if err != nil {
 		return err
@@ -264,6 +268,35 @@ func (o RestoreOptions) identity(m *backup.Manifest) (nodeID, error) {
 	checked := config.Default()
 	checked.Node.ID, checked.Node.Site, checked.Node.Cluster = id.Node, id.Site, id.Cluster
 	return id, checked.Check()
+}
+
+// nameIsFree refuses the name of any node that the old cluster knew, removed ones included. It, too, may have numbered receipts, and how far it
+// came stands on its own disk only: a second node of its name would begin at 1 again.
+func (r *restore) nameIsFree(m *exec.Machine) error {
+	if r.opts.SameNode {
+		return nil // the maker's own, whose numbers the backup holds
+	}
+	st := m.Snapshot()
+	defer st.Close()
+	var names []string
+	err := st.Scan(cluster.PeerPrefix(), "", func(_ string, record []byte) (bool, error) {
+		name, err := cluster.PeerName(record)
+		names = append(names, name)
+		return err == nil, err
+	})
+	if err != nil || !slices.Contains(names, r.id.Node) {
+		return err
+	}
+	slices.Sort(names)
+	fix := "Give the new node a name of its own with --node"
+	if r.opts.Node == "" {
+		fix = "The name is node.id of the configuration. Give the new node one of its own with --node, and set node.id to it before it starts"
+	}
+	return &edge.Error{
+		Kind: edge.Conflict, Code: "restore_name_taken",
+		Message: fmt.Sprintf("The old cluster knew a node named %s. What that node numbered (receipts) is not in the backup, and a second node of its name would give the same numbers again", r.id.Node),
+		Fix:     fix + "; taken are " + strings.Join(names, ", "),
+	}
 }
 
 // local writes the node's own keyspace: the platform's key and, under the old name, how far its series have come.
@@ -377,7 +410,7 @@ func (r *restore) result(dir string) Restored {
 			"Give node.data_dir the owner that runs wispgate, set node.id to " + r.id.Node + " and node.cluster to " + r.id.Cluster + " where the configuration names them, and start wispgate serve",
 			"Let clients trust the new site CA: tls/ca.crt, made at the first start",
 			"Where there is an uplink: the events go on as a new history (incarnation " + r.id.Incarnation + "); what happened after " + m.StateTime.Format(time.RFC3339) + " is known only to the relay, and to who was there",
-			"Invite the other nodes again: wispgate cluster invite",
+			"Invite the other nodes again, each with its folder emptied and under a new node.id: wispgate cluster invite",
 		},
 	}
 	if out.Removed == nil {

@@ -57,6 +57,15 @@ func beginBehind(conf *Config, machine *exec.Machine) (err error) {
 // PeerPrefix is where the records of the nodes lie in the replicated keyspace.
 func PeerPrefix() string { return edge.TablePrefix(edge.System, peerTable.Name) }
 
+// PeerName is the name in the record of a node.
+func PeerName(record []byte) (string, error) {
+	var p Peer
+	if err := json.Unmarshal(record, &p); err != nil {
+		return "", fmt.Errorf("read the record of a node: %w", err)
+	}
+	return p.Node, nil
+}
+
 // RefoundPeer is the record of a node of the old cluster as it stands in the one that node founds again, with the name in it: removed, or,
 // where the founder bears the old name, what it will be once it has said who it is. Nil: it stays as it is.
 func RefoundPeer(record []byte, node, vaultKey string, at time.Time) (now []byte, name string, err error) {
