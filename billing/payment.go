@@ -62,6 +62,7 @@ const (
 	creditFree           = "plan_without_price"       // there is nothing to buy
 	creditAhead          = "paid_too_far_ahead"       // as many periods as may be sold are sold
 	creditInvoice        = "awaits_invoice"           // postpaid: the next invoice takes it
+	creditKey            = "idempotency_key_reused"   // another payment has the key
 	creditDuplicate      = "device_sequence_repeated" // another payment bears the same number of the device
 	creditReturned       = "purchase_undone"          // what it had bought with others was taken back
 )
@@ -109,9 +110,9 @@ type Payment struct {
 	CreditReason   string        `json:"credit_reason,omitempty" check:"max=64" doc:"Why there is credit." example:"remainder"`
 	ClearedDunning bool          `json:"cleared_dunning,omitempty" doc:"Whether it ended a suspension for non-payment."`
 	Receipt        *Receipt      `json:"receipt,omitempty" doc:"The numbered, chained and signed receipt."`
-	Copies         []ReceiptCopy `json:"copies,omitempty" check:"max=32" doc:"Further receipts that nodes printed for the same payment before they could know of each other."`
+	Copies         []ReceiptCopy `json:"copies,omitempty" check:"max=32" doc:"Further receipts that nodes printed for the same payment before they could know of each other, and one whose paper names another payment_id."`
 	Offline        bool          `json:"offline,omitempty" doc:"Whether a node without the cluster took it."`
-	DuplicateOf    edge.ID       `json:"duplicate_of,omitempty" check:"prefix=pay" doc:"The payment that bears the same number of the same device with another content."`
+	DuplicateOf    edge.ID       `json:"duplicate_of,omitempty" check:"prefix=pay" doc:"The payment that bears the same number of the same device, or was sent with the same Idempotency-Key, with another content."`
 	GPS            *Position     `json:"gps,omitempty" doc:"Where it was taken."`
 	Note           string        `json:"note,omitempty" check:"max=500" doc:"A word for people."`
 	ConfirmedAt    *time.Time    `json:"confirmed_at,omitempty" doc:"When the provider confirmed it."`

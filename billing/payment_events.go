@@ -70,7 +70,7 @@ type PaymentReversed struct {
 	Reason   string  `json:"reason,omitempty"`
 }
 
-// PaymentDuplicateRejected says that a payment bears the number of another one with other content. It is stored as credit; somebody must
+// PaymentDuplicateRejected says that a payment bears the number of another one, or its key, with other content. It is stored as credit; somebody must
 // ask the collector.
 type PaymentDuplicateRejected struct {
 	Payment   edge.ID `json:"payment"`

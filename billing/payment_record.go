@@ -210,23 +210,38 @@ func record(tx edge.Tx, in PaymentInput) (Payment, error) {
 	if err != nil {
 		return Payment{}, err
 	}
+	printed := edge.FirstID(tx, "pay")
 	if same != nil {
-		err := reprint(tx, same, id, &in)
+		err := reprint(tx, same, printed, &in)
 		return *same, err
 	}
 	p := in.payment(id)
 	p.Offline = tx.Acknowledged() || edge.CutOff(tx)
 	p.Status = p.settled()
 	tell(tx, &p)
+	why := creditDuplicate
+	if first == nil && printed != id { // while the node that took it was cut off, another payment got its key
+		other, found, err := payments.Find(tx, printed)
+		if err != nil {
+			return Payment{}, err
+		}
+		if found {
+			first, why = &other, creditKey
+		}
+	}
 	if first != nil {
 		p.DuplicateOf = first.ID
-		p.credit(creditDuplicate)
+		p.credit(why)
 		tx.Emit(PaymentDuplicateRejected{p.ID, first.ID, p.Device, p.DeviceSeq, p.Collector, p.Amount})
 	} else if err := p.settle(tx); err != nil {
 		return Payment{}, err
 	}
 	if p.Unallocated.AmountMinor > 0 {
 		tx.Emit(PaymentUnallocated{p.ID, p.CustomerID, p.Unallocated, p.CreditReason})
+	}
+	receipt := p.Receipt
+	if receipt != nil && printed != id { // what was signed names the id that the node knew
+		p.Receipt, p.Copies = nil, []ReceiptCopy{{printed, in.TakenAt, *receipt}}
 	}
 	if err := payments.Put(tx, &p); err != nil {
 		return Payment{}, err
@@ -237,27 +252,33 @@ func record(tx edge.Tx, in PaymentInput) (Payment, error) {
 	if err := exceeded(tx, &p); err != nil {
 		return Payment{}, err
 	}
-	if p.Receipt == nil {
+	if receipt == nil {
 		return p, nil
 	}
-	return p, alarm(tx, p.ID, p.Receipt.Link)
+	return p, alarm(tx, p.ID, receipt.Link)
 }
 
 // recordedTwice notes the receipt that a cut-off node printed for a payment which came to the cluster by another way, too.
 func recordedTwice(tx edge.Tx, in PaymentInput) error {
-	id := tx.NewID("pay")
+	id, printed := tx.NewID("pay"), edge.FirstID(tx, "pay")
 	p, found, err := payments.Find(tx, id)
+	if err == nil && !found && printed != id { // its first evaluation may have had the id that the node knew
+		if p, found, err = payments.Find(tx, printed); found {
+			said, _, lost := paymentDetails.Find(tx, printed.With("pyd"))
+			found, err = said.Body == in.body(), lost
+		}
+	}
 	if err != nil {
 		return err
 	}
 	if found {
-		return reprint(tx, &p, id, &in)
+		return reprint(tx, &p, printed, &in)
 	}
 	_, same, err := in.numbered(tx)
 	if err != nil || same == nil {
 		return err
 	}
-	return reprint(tx, same, id, &in)
+	return reprint(tx, same, printed, &in)
 }
 
 // tell emits that money was taken and a receipt printed.

@@ -37,24 +37,25 @@ var GetReceipt = edge.Query[PaymentRef, ReceiptText]{
 		if err != nil {
 			return ReceiptText{}, err
 		}
-		if p.Receipt == nil {
+		papers := p.papers()
+		if len(papers) == 0 {
 			return ReceiptText{}, ErrNoReceipt.Error(edge.NotFound)
 		}
+		r := papers[0]
 		local, err := zone(zoneOf(v, p.SubscriptionID))
 		if err != nil {
 			local = time.UTC
 		}
-		l := p.Receipt.Link
 		return ReceiptText{
-			PaymentID: p.ID, Number: p.Receipt.Number, Width: receiptWidth, Lines: p.print(local),
-			Code: strings.Join([]string{p.Receipt.Number, l.Hash, l.Signature}, " "),
+			PaymentID: p.ID, Number: r.Number, Width: receiptWidth, Lines: r.print(local),
+			Code: strings.Join([]string{r.Number, r.Link.Hash, r.Link.Signature}, " "),
 		}, nil
 	},
 }
 
 // print sets what was signed, which never changes: not what became of the payment since.
-func (p *Payment) print(in *time.Location) []string {
-	r := p.Receipt
+func (r paper) print(in *time.Location) []string {
+	p := r.content
 	lines := []string{centred("RECEIPT"), centred(r.Number), ""}
 	add := func(name, value string) {
 		if value != "" {
@@ -65,8 +66,8 @@ func (p *Payment) print(in *time.Location) []string {
 	if r.ClockUntrusted {
 		add("clock", "untrusted")
 	}
-	add("Customer", string(p.CustomerID))
-	add("Subscription", string(p.SubscriptionID))
+	add("Customer", string(p.Customer))
+	add("Subscription", string(p.Subscription))
 	add("Collector", p.Collector)
 	if p.Device != "" {
 		add("Device", p.Device+" no. "+strconv.FormatUint(p.DeviceSeq, 10))
@@ -79,7 +80,7 @@ func (p *Payment) print(in *time.Location) []string {
 		add("Change", p.Change.String())
 	}
 	lines = append(lines, strings.Repeat("-", receiptWidth))
-	add("Payment", string(p.ID))
+	add("Payment", string(p.Payment))
 	add("Hash", r.Link.Hash)
 	if r.Link.Previous != "" {
 		add("Follows", r.Link.Previous)

@@ -10,6 +10,16 @@ func CutOff(v View) bool {
 	return ok && c.CutOff()
 }
 
+// FirstID is the id that Prep.FirstID gave on the node that took the intent up: what stands on paper. It is that of the first NewID(prefix),
+// except where the intent's key has become another write's while the node was cut off, and records of that have the ids.
+func FirstID(tx Tx, prefix string) ID {
+	f, ok := tx.(interface{ FirstID(prefix string) ID })
+	if !ok {
+		return ""
+	}
+	return f.FirstID(prefix)
+}
+
 // AcceptedAt is when a node said yes to the intent under evaluation: the time of what was promised there and then, which a rebase days
 // later must not move. It is Now for an intent that nobody has accepted before, and never later than Now.
 func AcceptedAt(tx Tx) time.Time {

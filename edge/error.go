@@ -124,6 +124,7 @@ var (
 	ErrFlowDepth     = Reason{"flow_too_deep", "Flows set each other off too many times", "Report it: two flows form a cycle"}
 	ErrPendingFull   = Reason{"pending_full", "This node holds as many writes for the cluster as it can keep", "Restore the link to the cluster, or carry the pending writes there with wispgate sync export"}
 	ErrRebasing      = Reason{"rebase_running", "Writes that this node has taken while it was cut off go to the cluster first", "Ask again in a few seconds with the same Idempotency-Key"}
+	ErrSyncDismissed = Reason{"sync_dismissed", "The cluster's state did not allow the write, and somebody has let it go", "Send it again with a new Idempotency-Key if it is still wanted"}
 	ErrSyncConflict  = Reason{"sync_conflict", "The write was accepted while this node was cut off, and the cluster's state did not allow it", "See wispgate sync conflicts: it stands there with the reason until somebody decides"}
 	ErrFieldConflict = Reason{"field_conflict", "Somebody else has set the same field otherwise while this node was cut off", "Decide which value holds: apply this one, or let it go"}
 	ErrSyncOrder     = Reason{"sync_order", "A pending write arrived before the one that precedes it", "Nothing to do: the node sends them again in order"}
@@ -135,7 +136,7 @@ func KernelReasons() []Reason {
 	return []Reason{
 		ErrInternal, ErrNotFound, ErrUnique, ErrVersion, ErrNeedsMatch, ErrKeyReused, ErrInFlight, ErrQuorumLost, ErrStarting,
 		ErrUnknown, ErrTooLarge, ErrCursor, ErrIndexUnknown, ErrInput, ErrScope, ErrDiskLow, ErrFlowDepth, ErrPendingFull, ErrRebasing,
-		ErrSyncConflict, ErrFieldConflict, ErrSyncOrder, ErrUnknownOp,
+		ErrSyncConflict, ErrSyncDismissed, ErrFieldConflict, ErrSyncOrder, ErrUnknownOp,
 	}
 }
 

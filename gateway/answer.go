@@ -168,8 +168,10 @@ func appendSync(b []byte, r *edge.Reply) []byte {
 	b = append(b, `{"state":`...)
 	b = plan.AppendString(b, r.State)
 	b = appendMember(b, "durability", r.Durability)
-	b = append(b, `,"version":`...)
-	b = strconv.AppendUint(b, r.Version, 10)
+	if r.Version > 0 {
+		b = append(b, `,"version":`...)
+		b = strconv.AppendUint(b, r.Version, 10)
+	}
 	b = appendMember(b, "operation_id", r.Operation)
 	return append(b, '}')
 }

@@ -95,7 +95,7 @@ var commonHeaders = obj{
 	"Retry-After":              headerDoc("Seconds after which to ask again.", obj{"type": "integer", "format": "int32", "minimum": 1, "maximum": 86400}),
 	"ETag":                     headerDoc("The record's version, for If-Match.", obj{"type": "string", "maxLength": 32}),
 	"Wispgate-Version-Read":    headerDoc("The version of the state that was read.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)}),
-	"Wispgate-Version-Written": headerDoc("The version whose commit holds the write; pass it as min_version to read it elsewhere.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)}),
+	"Wispgate-Version-Written": headerDoc("The version whose commit holds the write; pass it as min_version to read it elsewhere. Absent while the write is pending: no version of the cluster holds it yet.", obj{"type": "integer", "format": "int64", "minimum": 0, "maximum": int64(9007199254740991)}),
 	"Wispgate-Sync-State":      headerDoc("What became of the write.", obj{"type": "string", "enum": []any{"committed", "pending", "conflict", "dry_run"}}),
 	"Wispgate-Durability":      headerDoc("How far the write is durable.", obj{"type": "string", "enum": []any{"node", "cluster", "noc"}}),
 	"Wispgate-Operation":       headerDoc("The operation id: the Idempotency-Key, or the one minted.", obj{"type": "string", "maxLength": 255}),

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -198,4 +199,84 @@ func TestMoneyOfSomebodyUnknownIsCredit(t *testing.T) {
 	if got := edgetest.EventTypes(t, w.Harness, "acme", before); !slices.Contains(got, "billing.payment.unallocated") {
 		t.Errorf("got events %v", got)
 	}
+}
+
+// TestMoneyUnderAKeyThatBecameAnotherWritesStands holds that what a tower has taken never waits for a decision: under a key that another payment
+// got meanwhile it is credit, with the alarm that a repeated number of a phone raises; where the key became that of something else, nothing
+// speaks against it. The chain of receipts has no gap, and whoever asks is told of his own.
+func TestMoneyUnderAKeyThatBecameAnotherWritesStands(t *testing.T) {
+	t.Parallel()
+	r := newRegion(t)
+	r.advance(40 * 24 * time.Hour)
+	pay := func(m *edgetest.Member, key string, minor int64) (billing.Payment, edge.Reply) {
+		t.Helper()
+		in := billing.PaymentInput{CustomerID: r.customer, SubscriptionID: r.sub, Method: billing.Cash, Amount: billing.Money{AmountMinor: minor, Currency: "USD"}}
+		p, reply, err := edgetest.Try[billing.Payment](m.Harness, isp, edge.Request{Key: key}, "billing.payment.record", in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p, reply
+	}
+	r.tower.CutAndNotice()
+	for _, key := range []string{"before", "key", "other"} {
+		if _, reply := pay(r.tower, key, 2500); reply.State != "pending" {
+			t.Fatalf("%s: got %+v", key, reply)
+		}
+	}
+	promised := edgetest.Ask[billing.Payment](t, r.tower.Harness, isp, "billing.payment.get", billing.PaymentRef{ID: edge.DeriveID("pay", "acme/"+isp.Subject+"/key", 0)})
+	pay(r.tower, "after", 2500)
+	before := r.leader.Machine.Version()
+	first, _ := pay(r.leader, "key", 500)
+	if _, _, err := edgetest.Try[edge.Meta](r.leader.Harness, isp, edge.Request{Key: "other"}, "crm.customer.create", crm.NewCustomer{Kind: crm.Person, Name: "Tendai", Status: crm.Active}); err != nil {
+		t.Fatal(err)
+	}
+	r.tower = r.Restart(r.tower) // it evaluates its queue anew
+	r.tower.HealAndDrain()
+	r.Agree()
+	if list := edgetest.Ask[edge.Page[exec.Conflict]](t, r.leader.Harness, isp, "sync.conflict.list", exec.ConflictList{}).Data; len(list) > 0 {
+		t.Fatalf("money waits for a decision: %+v", list)
+	}
+	p, reply := pay(r.tower, "key", 2500)
+	if !reply.Replayed || reply.State != "committed" || p.ID == first.ID || p.DuplicateOf != first.ID || p.Unallocated.AmountMinor != 2500 || p.CreditReason != "idempotency_key_reused" {
+		t.Errorf("the tower's is %+v %+v", reply, p)
+	}
+	if len(p.Copies) != 1 || p.Copies[0].PaymentID != promised.ID || p.Copies[0].Receipt.Number != promised.Receipt.Number {
+		t.Errorf("its receipt is %+v, want that of %s", p.Copies, promised.Receipt.Number)
+	}
+	if again, reply := pay(r.leader, "key", 2500); !reply.Replayed || again.ID != p.ID {
+		t.Errorf("sent to the leader: %+v %s", reply, again.ID)
+	}
+	if again, reply := pay(r.tower, "key", 500); !reply.Replayed || again.ID != first.ID {
+		t.Errorf("the first one, repeated: %+v %s", reply, again.ID)
+	}
+	if o, reply := pay(r.tower, "other", 2500); !reply.Replayed || o.DuplicateOf != "" || o.Receipt == nil || len(o.Allocations) != 1 {
+		t.Errorf("under the key of a customer: %+v %+v", reply, o)
+	}
+	if n := len(r.payments(r.leader)); n != 5 {
+		t.Errorf("there are %d payments, want 5", n)
+	}
+	o := edgetest.Ask[exec.OperationState](t, r.tower.Harness, isp, "sync.operation.get", exec.OperationRef{Operation: "key"})
+	if o.State != "committed" || o.Record != p.ID || len(o.Others) != 1 || o.Others[0].Record != first.ID {
+		t.Errorf("the operation is %+v", o)
+	}
+	for _, m := range r.Nodes {
+		chain := edgetest.Ask[billing.Chain](t, m.Harness, isp, "billing.receipt.chain", billing.ChainInput{Node: "n2"})
+		if chain.Last != 4 || chain.Checked != 4 || len(chain.Findings) != 0 || !chain.Signatures {
+			t.Errorf("%s finds %+v", m.Name, chain)
+		}
+	}
+	text := edgetest.Ask[billing.ReceiptText](t, r.leader.Harness, isp, "billing.receipt.get", billing.PaymentRef{ID: p.ID})
+	if printed := fmt.Sprint(text.Lines); text.Number != promised.Receipt.Number || !strings.Contains(printed, string(promised.ID)) {
+		t.Errorf("the receipt reads %s", printed)
+	}
+	events := edgetest.EventTypes(t, r.leader.Harness, "acme", before)
+	for _, want := range []string{"billing.payment.duplicate_rejected", "billing.payment.recorded", "billing.receipt.issued"} {
+		if !slices.Contains(events, want) {
+			t.Errorf("no %s in %v", want, events)
+		}
+	}
+	if slices.Contains(events, "billing.collector.chain_broken") {
+		t.Error("a chain is called broken")
+	}
+	edgetest.NoDrift(t, r.leader.Harness)
 }

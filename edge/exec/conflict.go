@@ -2,7 +2,6 @@ package exec
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
@@ -128,7 +127,7 @@ func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edg
 	refusal, _ := edge.AsError(why)
 	t := d.begin(in)
 	c := Conflict{
-		Meta: edge.Meta{ID: in.conflictID()}, Status: ConflictOpen, Operation: in.Operation, By: in.Actor.Subject,
+		Meta: edge.Meta{ID: in.conflictID()}, Status: ConflictOpen, Operation: in.asked(), By: in.Actor.Subject,
 		Node: in.Origin.Node, AcceptedAt: in.At, Reason: ConflictReason{refusal.Code, refusal.Message, refusal.Fix, refusal.Fields},
 	}
 	raised := ConflictRaised{Conflict: c.ID, Operation: c.Operation, Node: c.Node, Code: refusal.Code}
@@ -148,6 +147,7 @@ func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edg
 		return nil, edge.Reply{}, err
 	}
 	kept := conflictIntent{Meta: edge.Meta{ID: c.ID.With("cfi")}, Intent: *in}
+	kept.Intent.Operation = in.asked()
 	if err := conflictIntents.Put(system, &kept); err != nil {
 		return nil, edge.Reply{}, err
 	}
@@ -155,10 +155,7 @@ func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edg
 	if err := x.emitAll(t); err != nil {
 		return nil, edge.Reply{}, err
 	}
-	reply := edge.Reply{Operation: in.Operation, State: "conflict", Durability: x.cfg.Durability(), Version: t.Version() + 1, Conflict: c.ID}
-	if errors.Is(why, edge.ErrKeyReused.Error(edge.Invalid)) {
-		return t, reply, nil // the key's answer is another request's
-	}
+	reply := edge.Reply{Operation: in.asked(), State: "conflict", Durability: x.cfg.Durability(), Version: t.Version() + 1, Conflict: c.ID}
 	return t, reply, x.record(t, reply)
 }
 
@@ -265,35 +262,48 @@ func apply(t edge.Tx, c *Conflict) error {
 	if err != nil {
 		return err
 	}
-	own.kernelDelete(opxKey(c.CreatedAt, &kept.Intent)) // or the new answer would go when the first one's time is over
-	return own.draft.exec.redo(own, &kept.Intent)
+	in, err := own.draft.exec.retried(own, &kept.Intent, c.Reason.Code)
+	if err != nil {
+		return err
+	}
+	own.kernelDelete(opxKey(c.CreatedAt, in)) // or the new answer would go when the first one's time is over
+	return own.draft.exec.redo(own, in)
 }
 
 // redo evaluates another intent's calls inside a transaction.
 func (x *Exec) redo(t *tx, in *Intent) error {
-	scope, call, ids, ack, at := t.scope, t.call, t.ids, t.ack, t.at
-	defer func() { t.scope, t.call, t.ids, t.ack, t.at = scope, call, ids, ack, at }()
-	t.scope, t.ack, t.at = in.scoped(), true, in.At
-	reply := edge.Reply{Version: t.Version() + 1}
+	scope, told, wary, call, ids, ack, at := t.scope, t.told, t.wary, t.call, t.ids, t.ack, t.at
+	defer func() { t.scope, t.told, t.wary, t.call, t.ids, t.ack, t.at = scope, told, wary, call, ids, ack, at }()
+	t.name(in)
+	t.ack, t.at = true, in.At
+	results, err := x.runCalls(t, in)
+	if err != nil {
+		return err
+	}
+	return x.recordAs(t, in, edge.Reply{Version: t.Version() + 1, Results: results})
+}
+
+// runCalls runs another intent's commands inside a transaction. Their flows run with those of the command that asks for it.
+func (x *Exec) runCalls(t *tx, in *Intent) (results []json.RawMessage, err error) {
 	for i, c := range in.Calls {
 		op := x.ops[c.Op]
 		if op == nil {
-			return edge.ErrUnknownOp.Error(edge.NotFound)
+			return nil, edge.ErrUnknownOp.Error(edge.NotFound)
 		}
 		input, err := op.Decode(c.In)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		t.call, t.ids = i, 0
 		out, err := op.Handle(t.as(in.Actor), input)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		raw, err := json.Marshal(out)
 		if err != nil {
-			return fmt.Errorf("encode answer: %w", err)
+			return nil, fmt.Errorf("encode answer: %w", err)
 		}
-		reply.Results = append(reply.Results, raw)
+		results = append(results, raw)
 	}
-	return x.recordAs(t, in, reply)
+	return results, nil
 }

@@ -128,6 +128,9 @@ type tx struct {
 	intent *Intent
 	writes layer
 	scope  string    // namespace of the ids that are made: the operation's
+	told   string    // the one that Prepare knew
+	wary   bool      // ids are another operation's as well: look whether it has made them
+	clash  bool      // it has
 	at     time.Time // when a node accepted it, zero for none
 	ack    bool      // a node has said yes to it already
 	call   int       // which call of a batch runs
@@ -137,7 +140,22 @@ type tx struct {
 }
 
 func (d *draft) begin(in *Intent) *tx {
-	return &tx{draft: d, intent: in, scope: in.scoped(), at: in.At, ack: in.Acknowledged, writes: layer{}}
+	t := &tx{draft: d, intent: in, at: in.At, ack: in.Acknowledged, writes: layer{}}
+	t.name(in)
+	return t
+}
+
+// name gives the transaction an intent's ids.
+func (t *tx) name(in *Intent) {
+	t.scope, t.told, t.wary = in.scoped(), in.told(), in.ids != ""
+	if t.wary {
+		t.scope = in.ids
+	}
+}
+
+// FirstID is what edge.FirstID asks.
+func (t *tx) FirstID(prefix string) edge.ID {
+	return edge.DeriveID(prefix, t.told, idNumber(t.call, 0))
 }
 
 func (t *tx) Actor() edge.Actor  { return t.intent.Actor }
@@ -161,6 +179,12 @@ func (t *tx) Emit(e edge.Event) { t.events = append(t.events, emitted{e, t.inten
 func (t *tx) NewID(prefix string) edge.ID {
 	id := edge.DeriveID(prefix, t.scope, idNumber(t.call, t.ids))
 	t.ids++
+	if t.wary {
+		if table := t.draft.exec.byID[prefix]; table != nil {
+			_, version, err := table.Raw(t, id)
+			t.clash = t.clash || version > 0 || err != nil
+		}
+	}
 	return id
 }
 

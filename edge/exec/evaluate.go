@@ -22,7 +22,7 @@ func (x *Exec) evaluate(d *draft, in *Intent) (t *tx, reply edge.Reply, err erro
 	if in.eval != nil {
 		return t, edge.Reply{}, in.eval(t)
 	}
-	reply = edge.Reply{Operation: in.Operation, State: "committed", Durability: x.cfg.Durability(), Version: t.Version() + 1}
+	reply = edge.Reply{Operation: in.asked(), State: "committed", Durability: x.cfg.Durability(), Version: t.Version() + 1}
 	for i, c := range in.Calls {
 		t.call, t.ids = i, 0
 		out, err := x.call(t, c)
@@ -148,7 +148,7 @@ func (x *Exec) emitAll(t *tx) error {
 		}
 		row := edge.EventRow{
 			ID: edge.DeriveID("evt", t.intent.scoped(), idNumber(0x7fff, i)), Type: e.EventName(), Tenant: e.actor.Tenant,
-			Subject: e.Subject(), Time: t.Now(), Actor: e.actor.Subject, Operation: t.intent.Operation, Changed: changed,
+			Subject: e.Subject(), Time: t.Now(), Actor: e.actor.Subject, Operation: t.intent.asked(), Changed: changed,
 		}
 		if table := x.byID[row.Subject.Prefix()]; table != nil {
 			if row.Object, _, err = table.Raw(t.as(e.actor), row.Subject); err != nil {

@@ -92,28 +92,48 @@ func opxKey(made time.Time, in *Intent) string {
 
 var nil0 = []byte{}
 
-// recorded finds the first answer on the draft, committed or made earlier in this round.
-func (x *Exec) recorded(d *draft, in *Intent) (edge.Reply, bool, error) {
+// recorded finds the first answer on the draft, committed or made earlier in this round, and under what the intent was answered.
+func (x *Exec) recorded(d *draft, in *Intent) (as *Intent, reply edge.Reply, ok bool, err error) {
 	t := d.begin(in)
-	raw, err := t.get(opKey(in))
-	return x.decodeAnswer(in, raw, err)
+	return x.find(t.get, t, in)
 }
 
 // replay finds the first answer in the state or the overlay: the quick way, before anything is prepared.
 func (x *Exec) replay(in *Intent) (edge.Reply, bool, error) {
 	st, keeping := x.lookFor(in)
-	raw, err := present(st.Get(opKey(in)))
+	get := func(key string) ([]byte, error) { return present(st.Get(key)) }
+	_, reply, ok, err := x.find(get, &view{exec: x, state: st, actor: in.Actor, now: st.Time()}, in)
 	st.Close()
-	reply, ok, err := x.decodeAnswer(in, raw, err)
 	if ok && reply.State == "pending" {
 		err = keeping.kept()
 	}
 	return reply, ok, err
 }
 
-func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool, error) {
-	if err != nil || raw == nil {
+// find looks for the answer to the intent: under its key, or beside the write that has its key.
+func (x *Exec) find(get func(key string) ([]byte, error), v edge.View, in *Intent) (as *Intent, reply edge.Reply, ok bool, err error) {
+	reply, ok, err = x.answerIn(get, v, in)
+	if !isReused(err) {
+		return in, reply, ok, err
+	}
+	as = in.beside()
+	if reply, ok, other := x.answerIn(get, v, as); ok || other != nil {
+		return as, reply, ok, other
+	}
+	return in, edge.Reply{}, false, err
+}
+
+func (x *Exec) answerIn(get func(key string) ([]byte, error), v edge.View, in *Intent) (edge.Reply, bool, error) {
+	raw, err := get(opKey(in))
+	if err != nil {
 		return edge.Reply{}, false, err
+	}
+	return x.decodeAnswer(v, in, raw)
+}
+
+func (x *Exec) decodeAnswer(v edge.View, in *Intent, raw []byte) (edge.Reply, bool, error) {
+	if raw == nil {
+		return edge.Reply{}, false, nil
 	}
 	var a answer
 	if err := json.Unmarshal(raw, &a); err != nil {
@@ -123,17 +143,37 @@ func (x *Exec) decodeAnswer(in *Intent, raw []byte, err error) (edge.Reply, bool
 		return edge.Reply{}, false, edge.ErrKeyReused.Error(edge.Invalid)
 	}
 	if a.Conflict != "" && in.Origin == nil {
-		e := edge.ErrSyncConflict.Error(edge.Conflict)
-		e.Fix = "See wispgate sync conflict get " + string(a.Conflict) + ": it stands there with the reason until somebody decides"
-		return edge.Reply{}, false, e
+		return edge.Reply{}, false, inConflict(v, a.Conflict)
 	}
 	reply := edge.Reply{
-		Operation: in.Operation, Version: a.Version, Replayed: true, Results: a.Results, State: a.state(), Durability: "node", Conflict: a.Conflict,
+		Operation: in.asked(), Version: a.Version, Replayed: true, Results: a.Results, State: a.state(), Durability: "node", Conflict: a.Conflict,
 	}
-	if !a.Pending {
+	if a.Pending {
+		reply.Version = 0 // one that an older program noted is not the cluster's
+	} else {
 		reply.Durability = x.cfg.Durability()
 	}
 	return reply, true, nil
+}
+
+// inConflict answers whoever repeats a write that the cluster did not allow: it waits for a decision, or somebody has let it go. One that was
+// done after all has another answer.
+func inConflict(v edge.View, id edge.ID) error {
+	c, found, err := conflicts.Find(v, id)
+	if err != nil {
+		return err
+	}
+	if !found || c.Status != ConflictDismissed {
+		e := edge.ErrSyncConflict.Error(edge.Conflict)
+		e.Fix = "See wispgate sync conflict get " + string(id) + ": it stands there with the reason until somebody decides"
+		return e
+	}
+	e := edge.ErrSyncDismissed.Error(edge.Conflict)
+	if c.DecidedAt != nil {
+		e.Message += fmt.Sprintf(": %s, %s", c.DecidedBy, c.DecidedAt.UTC().Format(time.RFC3339))
+	}
+	e.Fix = "See wispgate sync conflict get " + string(id) + " for why. " + e.Fix
+	return e
 }
 
 // pruneAnswers removes answers past their time, a bounded number at once; more says that others wait. While a node is away, those of that time

@@ -27,6 +27,8 @@ type Intent struct {
 	Seen         *Seen       `json:"seen,omitempty"`   // the record as that node saw it
 	Origin       *Origin     `json:"origin,omitempty"` // its place in that node's queue
 
+	key    string             // in a second write under one key: the key. Operation is then what beside made of it
+	ids    string             // namespace of the ids that are made; "": the operation's
 	inputs []any              // decoded, until Prepare has run
 	eval   func(tx *tx) error // the kernel's own work, on the leader only
 }
@@ -34,6 +36,19 @@ type Intent struct {
 // scoped is the operation id within its namespace: tenant and client record, so that rotating a secret does not change it.
 func (in *Intent) scoped() string {
 	return in.Actor.Tenant + "/" + in.Actor.Subject + "/" + in.Operation
+}
+
+// asked is the operation id as whoever asked knows it: his key.
+func (in *Intent) asked() string {
+	if in.key != "" {
+		return in.key
+	}
+	return in.Operation
+}
+
+// told is the namespace of the ids that Prepare knew, and whoever was answered by a cut-off node.
+func (in *Intent) told() string {
+	return in.Actor.Tenant + "/" + in.Actor.Subject + "/" + in.asked()
 }
 
 // running is what an intent is found by while it runs. One of a node's queue runs beside the same operation that the node may have forwarded

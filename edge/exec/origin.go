@@ -61,7 +61,7 @@ func (x *Exec) inOrder(d *draft, in *Intent) (reply edge.Reply, done bool, err e
 	}
 	switch mark := parseSettled(raw).Seq; {
 	case mark >= in.Origin.Seq:
-		reply, ok, err := x.recorded(d, in)
+		_, reply, ok, err := x.recorded(d, in)
 		if !ok || err != nil { // its answer is no longer kept, or belongs to another
 			reply = edge.Reply{Operation: in.Operation, State: "committed", Durability: x.cfg.Durability(), Replayed: true}
 		}

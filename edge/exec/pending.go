@@ -285,8 +285,8 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	defer st.Close()
 	d := x.newDraft(st, x.at(st, in.At))
 	d.cutOff = true
-	if reply, ok, err := x.recorded(d, in); ok || err != nil {
-		return p.keeping[in.scoped()], reply, err
+	if as, reply, ok, err := x.recorded(d, in); ok || err != nil {
+		return p.keeping[as.scoped()], reply, err
 	}
 	if err := x.remember(st, in); err != nil {
 		return nil, edge.Reply{}, err
@@ -298,7 +298,7 @@ func (x *Exec) acceptLocked(in *Intent) (*durable, edge.Reply, error) {
 	if size := t.size(); !Fits(len(t.writes), size+len(in.Operation)) {
 		return nil, edge.Reply{}, edge.ErrTooLarge.Error(edge.Invalid)
 	}
-	reply.State, reply.Durability, reply.Version = "pending", "node", st.Version()
+	reply.State, reply.Durability, reply.Version = "pending", "node", 0 // no version of the cluster holds it
 	if err := x.record(t, reply); err != nil {
 		return nil, edge.Reply{}, err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"wispgate/edge"
@@ -78,7 +77,7 @@ func (p *prep) View() edge.View {
 }
 
 func (p *prep) FirstID(prefix string) edge.ID {
-	return edge.DeriveID(prefix, p.in.scoped(), idNumber(p.call, 0))
+	return edge.DeriveID(prefix, p.in.told(), idNumber(p.call, 0))
 }
 
 func (p *prep) Seal(record edge.ID, field string, plaintext edge.Secret) (string, error) {
@@ -213,8 +212,7 @@ func preparedKey(in *Intent) string {
 
 // prepared completes an intent that was prepared before. Only what moves money takes numbers, so nothing else pays for the look.
 func (x *Exec) prepared(in *Intent) (ok bool, err error) {
-	money := slices.ContainsFunc(in.Calls, func(c edge.Call) bool { return x.ops[c.Op].Class == edge.Money })
-	if !money {
+	if !x.moves(in) {
 		return false, nil
 	}
 	raw, err := x.local(preparedKey(in))

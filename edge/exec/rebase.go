@@ -268,14 +268,22 @@ func (x *Exec) read(from uint64, most int, visit func(in *Intent, seq uint64) er
 func (x *Exec) reevaluate(st *State, in *Intent) *tx {
 	d := x.newDraft(st, x.at(st, in.At))
 	d.cutOff = true
-	if _, done, err := x.recorded(d, in); done || err != nil {
+	_, _, done, err := x.recorded(d, in)
+	if done || err != nil && !isReused(err) {
 		return nil
 	}
-	t, reply, err := x.evaluate(d, in)
+	var t *tx
+	var reply edge.Reply
+	if err == nil {
+		t, reply, err = x.evaluate(d, in)
+	}
+	if isReused(err) && x.moves(in) { // as the cluster will record it
+		t, reply, err = x.evaluate(d, x.placed(d, in.beside()))
+	}
 	if err != nil {
 		return nil
 	}
-	reply.State = "pending"
+	reply.State, reply.Version = "pending", 0
 	if err := x.record(t, reply); err != nil {
 		return nil
 	}

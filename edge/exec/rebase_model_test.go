@@ -3,6 +3,7 @@ package exec_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,7 @@ type rebaseStep struct {
 
 func anyRebaseStep(rt *rapid.T) rebaseStep {
 	return rebaseStep{
-		what:  rapid.SampledFrom([]string{"make", "make", "make", "again", "paint", "leader", "cut", "heal", "restart", "lose"}).Draw(rt, "what"),
+		what:  rapid.SampledFrom([]string{"make", "make", "make", "again", "reuse", "paint", "leader", "cut", "heal", "restart", "lose"}).Draw(rt, "what"),
 		label: fmt.Sprint("b", rapid.IntRange(0, 12).Draw(rt, "label")),
 		n:     rapid.IntRange(1, 3).Draw(rt, "n"),
 	}
@@ -61,7 +62,7 @@ func runRebaseCourse(t *testing.T, steps []rebaseStep) {
 			c.OverlayBytes = 1 << 10 // most of it lies in the store
 		}
 	})
-	m := &rebaseModel{t: t, acked: map[string]string{}, boxes: map[string]edge.ID{}}
+	m := &rebaseModel{t: t, acked: map[asked]bool{}, boxes: map[string]edge.ID{}}
 	cut := false
 	for _, s := range steps {
 		switch s.what {
@@ -74,6 +75,11 @@ func runRebaseCourse(t *testing.T, steps []rebaseStep) {
 			if id := m.boxes[s.label]; id != "" {
 				m.do(tower, paintBox.Name, paint{id, []string{"red", "blue", "green"}[s.n-1]})
 			}
+		case "reuse": // one key, for two contents
+			m.make(tower, s.label)
+			m.reuse = true
+			m.make(leader, s.label+"'")
+			m.reuse = false
 		case "leader":
 			m.make(leader, s.label)
 		case "cut":
@@ -104,12 +110,18 @@ func runRebaseCourse(t *testing.T, steps []rebaseStep) {
 type rebaseModel struct {
 	t     *testing.T
 	n     int
-	acked map[string]string  // operation key -> label
+	reuse bool               // the last key is used once more
+	acked map[asked]bool     // what somebody was told is done
 	boxes map[string]edge.ID // label -> the box that somebody was told of
 }
 
+// asked is what was asked for: an operation key and a label.
+type asked struct{ key, label string }
+
 func (m *rebaseModel) do(n *edgetest.Member, op string, in any) (b box, key string, ok bool) {
-	m.n++
+	if !m.reuse {
+		m.n++
+	}
 	key = fmt.Sprint("key", m.n)
 	var err error
 	edgetest.Eventually(m.t, func() bool { // a client that is told to ask again does, with the same key
@@ -122,25 +134,29 @@ func (m *rebaseModel) do(n *edgetest.Member, op string, in any) (b box, key stri
 
 func (m *rebaseModel) make(n *edgetest.Member, label string) {
 	if b, key, ok := m.do(n, makeBox.Name, newBox{Label: label}); ok {
-		m.acked[key], m.boxes[label] = label, b.ID
+		m.acked[asked{key, label}], m.boxes[label] = true, b.ID
 	}
 }
 
 // compare looks for every acknowledged box in the true state and in the conflicts.
 func (m *rebaseModel) compare(leader *edgetest.Member) {
 	m.t.Helper()
-	have, conflict := map[string]int{}, map[string]bool{}
+	have, conflict := map[string]int{}, map[asked]bool{}
 	in := listBoxes{ListInput: edge.ListInput{Limit: 200}}
 	for _, b := range page(m.t, leader.Harness, acme, in).Data {
 		have[b.Label]++
 	}
 	list := edgetest.Ask[edge.Page[exec.Conflict]](m.t, leader.Harness, acme, "sync.conflict.list", exec.ConflictList{ListInput: edge.ListInput{Limit: 200}})
 	for _, f := range list.Data {
-		conflict[f.Operation] = true
+		var in newBox
+		if err := json.Unmarshal(f.Calls[0].In, &in); err != nil {
+			m.t.Fatal(err)
+		}
+		conflict[asked{f.Operation, in.Label}] = true
 	}
-	for key, label := range m.acked {
-		if have[label] != 1 && !conflict[key] {
-			m.t.Fatalf("%s made %s and was told so; it is there %d times and no conflict", key, label, have[label])
+	for a := range m.acked {
+		if have[a.label] != 1 && !conflict[a] {
+			m.t.Fatalf("%s made %s and was told so; it is there %d times and no conflict", a.key, a.label, have[a.label])
 		}
 	}
 	for label, n := range have {

@@ -236,17 +236,27 @@ func (x *Exec) evaluateOne(d *draft, in *Intent) (reply edge.Reply, err error, f
 // has acknowledged ends in effects or in a conflict, never in a refusal.
 func (x *Exec) decide(d *draft, in *Intent) (t *tx, reply edge.Reply, err error) {
 	if in.eval == nil {
-		reply, ok, err := x.recorded(d, in)
+		as, reply, ok, err := x.recorded(d, in)
 		switch {
+		case in.Origin != nil && isReused(err):
+			return x.decideBeside(d, in, err)
 		case err != nil && in.Origin != nil:
 			return x.raise(d, in, err)
 		case err != nil || ok && in.Origin == nil:
 			return nil, reply, err
 		case ok:
-			return x.repeated(d, in), reply, nil
+			return x.repeated(d, as), reply, nil
 		}
 	}
+	return x.settleOne(d, in)
+}
+
+// settleOne evaluates an intent that has no answer yet.
+func (x *Exec) settleOne(d *draft, in *Intent) (t *tx, reply edge.Reply, err error) {
 	t, reply, err = x.evaluate(d, in)
+	if in.Origin != nil && in.key == "" && isReused(err) { // a command knows longer than answers are kept
+		return x.decideBeside(d, in, err)
+	}
 	if err == nil && x.cfg.Strict {
 		err = x.again(d, in, t)
 	}
