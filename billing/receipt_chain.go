@@ -10,7 +10,7 @@ import (
 // ChainInput names a node whose receipts are checked, a page of them at a time.
 type ChainInput struct {
 	Node      string `json:"node" check:"min=1 max=64" doc:"The node that issued them." example:"tower7-a"`
-	PublicKey string `json:"public_key,omitempty" check:"max=44" doc:"The node's Ed25519 public key in base64; absent: as this node knows it."`
+	PublicKey string `json:"public_key,omitempty" check:"max=64" doc:"The node's Ed25519 public key, hexadecimal as in its audit.pub or in base64; absent: as this node knows it."`
 	Limit     int    `json:"limit,omitempty" check:"min=1 max=200" doc:"Receipts to look at, 200 unless given."`
 	Cursor    string `json:"cursor,omitempty" check:"max=300" doc:"next_cursor of the answer before."`
 }
@@ -29,7 +29,7 @@ type Chain struct {
 	First      uint64         `json:"first" doc:"First number there is; 0 for none."`
 	Last       uint64         `json:"last" doc:"Last number looked at; 0 for none."`
 	Checked    int            `json:"checked" doc:"Receipts looked at."`
-	Signatures bool           `json:"signatures" doc:"Whether signatures were checked: the node's key is known."`
+	Signatures bool           `json:"signatures" doc:"Whether signatures were checked. A node knows its own key only: where it is false, ask the node that issued them, or give its public_key (audit.pub in its data folder; a backup of it shows it, too)."`
 	Findings   []ChainFinding `json:"findings" check:"max=1000" doc:"What is wrong, in order; empty: nothing."`
 	NextCursor string         `json:"next_cursor,omitempty" check:"max=300" doc:"Pass it as cursor to go on; absent: the chain's end is reached."`
 }

@@ -3,6 +3,7 @@ package billing
 import (
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"strconv"
 	"strings"
@@ -15,7 +16,7 @@ import (
 var ErrNoReceipt = edge.Reason{Code: "receipt_missing", Says: "The payment has no receipt", Fix: "Ask for the payment itself; mirror entries of reversals have none"}
 
 // ErrKeyForm is the reason for a public key that is none.
-var ErrKeyForm = edge.Reason{Code: "public_key_invalid", Says: "The public key cannot be read", Fix: "Give the 32 octets of an Ed25519 public key in base64"}
+var ErrKeyForm = edge.Reason{Code: "public_key_invalid", Says: "The public key cannot be read", Fix: "Give the line of the node's audit.pub, or the 32 octets of its Ed25519 key in base64"}
 
 // receiptWidth is how many characters a line of an 80 mm printer holds.
 const receiptWidth = 48
@@ -144,14 +145,14 @@ const (
 // VerifyInput names a payment and, where the node does not know it, the public key.
 type VerifyInput struct {
 	ID        edge.ID `json:"id" check:"prefix=pay" doc:"The payment."`
-	PublicKey string  `json:"public_key,omitempty" check:"max=44" doc:"Ed25519 public key of the node that issued the receipt, in base64; absent: as this node knows it."`
+	PublicKey string  `json:"public_key,omitempty" check:"max=64" doc:"Ed25519 public key of the node that issued the receipt, hexadecimal as in its audit.pub or in base64; absent: as this node knows it."`
 }
 
 // Verdict is what a check of one receipt found.
 type Verdict struct {
 	Number    string `json:"number" check:"max=100" doc:"Number of the receipt." example:"RCT-tower7-a-42"`
 	Content   bool   `json:"content" doc:"Whether the payment says what was signed."`
-	Signature string `json:"signature" check:"enum=right|wrong|key_unknown" doc:"Whether the node signed it."`
+	Signature string `json:"signature" check:"enum=right|wrong|key_unknown" doc:"Whether the node signed it. key_unknown: a node knows its own key only; ask the one that issued it, or give its public_key."`
 	Previous  string `json:"previous" check:"enum=first|follows|missing|broken" doc:"Whether it follows the receipt before it."`
 	Next      string `json:"next" check:"enum=last|follows|broken" doc:"Whether the receipt with the next number follows; last where there is none."`
 	Repeated  bool   `json:"repeated,omitempty" doc:"Whether another payment bears the same number."`
@@ -193,16 +194,19 @@ func verifyReceipt(keys Keyring) edge.Query[VerifyInput, ReceiptVerdicts] {
 }
 
 // orGiven is the keyring, or one that holds the key given by whoever asks.
-func (k Keyring) orGiven(base string) (Keyring, error) {
-	if base == "" {
+func (k Keyring) orGiven(text string) (Keyring, error) {
+	if text == "" {
 		if k == nil {
 			k = func(string) ed25519.PublicKey { return nil }
 		}
 		return k, nil
 	}
-	raw, err := base64.StdEncoding.DecodeString(base)
+	raw, err := hex.DecodeString(text)
+	if err != nil {
+		raw, err = base64.StdEncoding.DecodeString(text)
+	}
 	if err != nil || len(raw) != ed25519.PublicKeySize {
-		return nil, ErrKeyForm.Error(edge.Invalid, edge.FieldError{In: "query", Pointer: "public_key", Reason: "is not an Ed25519 public key", Fix: "give its 32 octets in base64"})
+		return nil, ErrKeyForm.Error(edge.Invalid, edge.FieldError{In: "query", Pointer: "public_key", Reason: "is not an Ed25519 public key", Fix: "give its 32 octets, hexadecimal or in base64"})
 	}
 	return func(string) ed25519.PublicKey { return raw }, nil
 }

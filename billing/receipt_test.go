@@ -1,6 +1,7 @@
 package billing_test
 
 import (
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -87,6 +88,10 @@ func TestWhoMeddlesWithReceiptsIsFound(t *testing.T) {
 	got := edgetest.Ask[billing.ReceiptVerdicts](t, n, ann, "billing.receipt.verify", billing.VerifyInput{ID: lowered.ID}).Receipts[0]
 	if got.Content || got.Signature != "wrong" {
 		t.Errorf("the lowered amount: got %+v", got)
+	}
+	given := edgetest.Ask[billing.Chain](t, n, ann, "billing.receipt.chain", billing.ChainInput{Node: "n1", PublicKey: hex.EncodeToString(edgetest.Key("n1"))})
+	if known := edgetest.Ask[billing.Chain](t, n, ann, "billing.receipt.chain", billing.ChainInput{Node: "n1"}); !cmp.Equal(given, known) {
+		t.Errorf("with the key given as in audit.pub: %+v, else %+v", given, known)
 	}
 	other := edgetest.Ask[billing.Chain](t, n, ann, "billing.receipt.chain", billing.ChainInput{Node: "n1", PublicKey: "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="})
 	if n := len(other.Findings); n != len(whole.Findings)+5 {
