@@ -230,7 +230,15 @@ func TestMoneyUnderAKeyThatBecameAnotherWritesStands(t *testing.T) {
 	if _, _, err := edgetest.Try[edge.Meta](r.leader.Harness, isp, edge.Request{Key: "other"}, "crm.customer.create", crm.NewCustomer{Kind: crm.Person, Name: "Tendai", Status: crm.Active}); err != nil {
 		t.Fatal(err)
 	}
-	r.tower = r.Restart(r.tower) // it evaluates its queue anew
+	r.tower.Receive() // what the others did comes before its own is handed over, as by a stick
+	edgetest.Eventually(t, func() bool {
+		o := edgetest.Ask[exec.OperationState](t, r.tower.Harness, isp, "sync.operation.get", exec.OperationRef{Operation: "key"})
+		return o.State == "pending" && o.Record != first.ID && len(o.Others) == 1 && o.Others[0].Record == first.ID
+	}, func() string { return fmt.Sprint(r.payments(r.tower)) })
+	if p, reply := pay(r.tower, "key", 2500); reply.State != "pending" || reply.Version != 0 || p.DuplicateOf != first.ID {
+		t.Errorf("the tower shows %+v %+v", reply, p)
+	}
+	r.tower = r.Restart(r.tower)
 	r.tower.HealAndDrain()
 	r.Agree()
 	if list := edgetest.Ask[edge.Page[exec.Conflict]](t, r.leader.Harness, isp, "sync.conflict.list", exec.ConflictList{}).Data; len(list) > 0 {

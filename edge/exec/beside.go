@@ -56,7 +56,7 @@ func (x *Exec) decideBeside(d *draft, in *Intent, why error) (*tx, edge.Reply, e
 	case ok:
 		return x.repeated(d, b), reply, nil
 	case err != nil:
-		return nil, reply, err
+		return x.raise(d, b, err)
 	case x.moves(b):
 		return x.settleOne(d, x.placed(d, b))
 	}

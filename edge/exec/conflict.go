@@ -272,8 +272,8 @@ func apply(t edge.Tx, c *Conflict) error {
 
 // redo evaluates another intent's calls inside a transaction.
 func (x *Exec) redo(t *tx, in *Intent) error {
-	scope, told, wary, call, ids, ack, at := t.scope, t.told, t.wary, t.call, t.ids, t.ack, t.at
-	defer func() { t.scope, t.told, t.wary, t.call, t.ids, t.ack, t.at = scope, told, wary, call, ids, ack, at }()
+	scope, named, wary, call, ids, ack, at := t.scope, t.named, t.wary, t.call, t.ids, t.ack, t.at
+	defer func() { t.scope, t.named, t.wary, t.call, t.ids, t.ack, t.at = scope, named, wary, call, ids, ack, at }()
 	t.name(in)
 	t.ack, t.at = true, in.At
 	results, err := x.runCalls(t, in)

@@ -128,7 +128,7 @@ type tx struct {
 	intent *Intent
 	writes layer
 	scope  string    // namespace of the ids that are made: the operation's
-	told   string    // the one that Prepare knew
+	named  *Intent   // whose ids they are
 	wary   bool      // ids are another operation's as well: look whether it has made them
 	clash  bool      // it has
 	at     time.Time // when a node accepted it, zero for none
@@ -147,7 +147,7 @@ func (d *draft) begin(in *Intent) *tx {
 
 // name gives the transaction an intent's ids.
 func (t *tx) name(in *Intent) {
-	t.scope, t.told, t.wary = in.scoped(), in.told(), in.ids != ""
+	t.scope, t.named, t.wary = in.scoped(), in, in.ids != ""
 	if t.wary {
 		t.scope = in.ids
 	}
@@ -155,7 +155,7 @@ func (t *tx) name(in *Intent) {
 
 // FirstID is what edge.FirstID asks.
 func (t *tx) FirstID(prefix string) edge.ID {
-	return edge.DeriveID(prefix, t.told, idNumber(t.call, 0))
+	return edge.DeriveID(prefix, t.named.told(), idNumber(t.call, 0))
 }
 
 func (t *tx) Actor() edge.Actor  { return t.intent.Actor }
