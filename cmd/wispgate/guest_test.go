@@ -87,16 +87,17 @@ func newGuest(t *testing.T, n int, seed uint64, conf func(i int) string) *guest 
 		"-chardev", "file,id=console,append=on,path=" + g.console, "-serial", "chardev:console",
 		"-chardev", "socket,id=shell,server=on,wait=off,path=" + filepath.Join(g.sockets, "shell"), "-device", "virtio-serial-pci", "-device", "virtserialport,chardev=shell",
 	}
-	forwards := "user,id=net,ipv6=off"
+	var forwards strings.Builder
+	forwards.WriteString("user,id=net,ipv6=off")
 	for i := range n {
 		m := g.add(mkfs, conf(i))
 		ram = append(ram, file{"nodes/" + m.name + ".yaml", []byte(m.conf)}, file{"nodes/" + m.name + ".disk", fmt.Appendf(nil, "vd%c\n", 'a'+i)})
 		for _, port := range []string{fmt.Sprint("tcp ", m.api), fmt.Sprint("udp ", m.auth), fmt.Sprint("udp ", m.acct)} {
 			kind, number, _ := strings.Cut(port, " ")
-			forwards += fmt.Sprintf(",hostfwd=%s:127.0.0.1:%s-:%s", kind, number, number)
+			fmt.Fprintf(&forwards, ",hostfwd=%s:127.0.0.1:%s-:%s", kind, number, number)
 		}
 	}
-	g.line = append(g.line, "-netdev", forwards, "-device", "virtio-net-pci,netdev=net,romfile=")
+	g.line = append(g.line, "-netdev", forwards.String(), "-device", "virtio-net-pci,netdev=net,romfile=")
 	must(t, os.WriteFile(filepath.Join(g.dir, "initrd"), archive(ram), 0o600))
 	t.Cleanup(func() {
 		if g.cmd != nil {
