@@ -41,13 +41,13 @@ func MakeBackup(ctx context.Context, o BackupOptions) (BackupFile, error) {
 	if o.Out == "" {
 		return BackupFile{}, edge.ErrInput.Error(edge.Invalid, edge.Field("/out", "is missing", "name the file to write with --out"))
 	}
-	if _, err := os.Lstat(o.Out); err == nil && !o.Force { // it may be the only good one
-		return BackupFile{}, &edge.Error{Kind: edge.Conflict, Code: "file_exists", Message: "The file " + o.Out + " is there already", Fix: "Name another, or replace it with --force"}
-	}
 	if keys, err := o.Locks.keys(); err != nil {
 		return BackupFile{}, err
 	} else if _, err := backup.NewWriter(io.Discard, backup.NewFileKey(), keys); err != nil { // before a node is asked to hold its state
 		return BackupFile{}, err
+	}
+	if _, err := os.Lstat(o.Out); err == nil && !o.Force { // it may be the only good one
+		return BackupFile{}, &edge.Error{Kind: edge.Conflict, Code: "file_exists", Message: "The file " + o.Out + " is there already", Fix: "Name another, or replace it with --force"}
 	}
 	key := backup.NewFileKey()
 	public, err := vault.SeedPublicKey(key.Seed(carrySeed))
