@@ -224,7 +224,7 @@ func (t *tailState) committed(start, indexEnd int64) (bool, error) {
 		return false, ignoreEOF(err)
 	}
 	body, head := raw[:end-start], raw[end-start:]
-	return head[0] == frameCommit && binary.LittleEndian.Uint32(head[4:]) == crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli)), nil
+	return head[0] == frameCommit && binary.LittleEndian.Uint32(head[4:]) == crc32.Checksum(body, castagnoli), nil
 }
 
 func ignoreEOF(err error) error {

@@ -221,7 +221,7 @@ func TestBootstrapRefusesWhatIsThere(t *testing.T) {
 	}
 	c2 := c
 	c2.Dir = t.TempDir()
-	if err := Bootstrap(c2, w.machine); code(err) != "cluster_exists" {
+	if err := Bootstrap(c2, w.machine); code(err) != "log_missing" {
 		t.Errorf("bootstrap over a state that has history: got %v", err)
 	}
 	if _, err := Open(c2, w.machine); code(err) != "cluster_missing" {

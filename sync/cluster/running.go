@@ -157,6 +157,9 @@ func (r *running) stand(node string) {
 // persisted is the newest configuration that log and snapshots hold. On the way it looks at what the log holds beyond the state: raft ends the
 // program at an entry that it cannot read, and the machine stops at one.
 func persisted(log raft.LogStore, snaps *snapshots, durable uint64) (conf raft.Configuration, err error) {
+	if err := checkFrames(filepath.Join(filepath.Dir(snaps.dir), "log"), durable); err != nil {
+		return conf, errLogDamaged(filepath.Dir(snaps.dir), err)
+	}
 	list, err := snaps.List()
 	if err != nil {
 		return conf, err

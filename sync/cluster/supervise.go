@@ -222,7 +222,9 @@ func (n *Node) liveAnew(change func() error) error {
 		n.mu.Unlock()
 		return n.whyParked()
 	}
-	n.run, n.parkedAt = nil, run.end()
+	if n.run = nil; run != nil {
+		n.parkedAt = run.end()
+	}
 	n.wakeLocked()
 	n.mu.Unlock()
 	var err error
