@@ -70,9 +70,6 @@ func (sn *Snapshot) Scan(prefix, from []byte, visit func(k, v []byte) (more bool
 	opts := badger.DefaultIteratorOptions
 	opts.PrefetchValues = false // values lie beside the keys; prefetching only adds goroutines
 	opts.Prefix = prefix
-	if len(prefix) <= len(Replicated) {
-		opts.PrefetchSize = -1 // whoever goes through all there is leaves no table mapped in, where scripts/gomended made the program
-	}
 	before := sn.h.harm.found.Load()
 	it := sn.txn.NewIterator(opts)
 	defer it.Close()

@@ -164,7 +164,7 @@ func checkTables(dir string) error {
 
 // mended says whether scripts/gomended made this program: Badger then has each block checked as it is read.
 func mended() bool {
-	_, ok := any(new(badger.IteratorOptions)).(interface{ Passing() int })
+	_, ok := any(new(badger.IteratorOptions)).(interface{ Mended() })
 	return ok
 }
 
