@@ -95,7 +95,7 @@ func (c *core) clockLoop(ctx context.Context) error {
 
 // keepClock is best effort: on a full disk the mark stays where it is, and the next start is a little earlier.
 func (c *core) keepClock() {
-	_, ahead := c.floor.agreed.Settle(c.now(), c.floor.passed())
+	_, ahead := c.floor.settle(c.now())
 	if wrong := ahead > 0; wrong && !c.floor.wrong.Swap(wrong) {
 		c.log.Error("the clock is ahead of most voters': their time counts here, and nothing falls due", "code", "clock_ahead", "by", ahead.Round(time.Second))
 	} else if !wrong && c.floor.wrong.Swap(wrong) {
@@ -109,7 +109,7 @@ func (c *core) keepClock() {
 // effectiveTime is the clock, but never before the last committed time, nor before what the node knew at its last stop: a board without a
 // battery does not travel back. And never far ahead of most voters' clocks: time that was committed once cannot be taken back.
 func (c *core) effectiveTime() time.Time {
-	now, _ := c.floor.agreed.Settle(c.now(), c.floor.passed())
+	now, _ := c.floor.settle(c.now())
 	if last := c.machine.LastTime(); now.Before(last) {
 		now = last
 	}
@@ -123,8 +123,13 @@ func (c *core) effectiveTime() time.Time {
 // whose kernel does not say whether its clock is disciplined (a container, a test host) is believed.
 func (c *core) clockTrusted() bool {
 	now := c.now()
-	_, ahead := c.floor.agreed.Settle(now, c.floor.passed())
+	_, ahead := c.floor.settle(now)
 	return ahead == 0 && c.floor.trusted(now, c.machine.LastTime())
+}
+
+// settle is what time it is where the clock says now, and by how much that is ahead of most voters' clocks, where it is too much.
+func (f *clockFloor) settle(now time.Time) (settled time.Time, ahead time.Duration) {
+	return f.agreed.Settle(now, f.passed())
 }
 
 // trusted is what this node says of its clock by itself.

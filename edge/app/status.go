@@ -195,6 +195,6 @@ func driftOf(ctx context.Context, x *exec.Exec) (Drift, error) {
 
 func (c *core) clockStatus() ClockStatus {
 	now := c.now()
-	_, ahead := c.floor.agreed.Settle(now, c.floor.passed())
+	_, ahead := c.floor.settle(now)
 	return ClockStatus{Now: now.UTC(), Quality: c.clock.Quality().String(), Trusted: c.clockTrusted(), Ahead: int64(ahead / time.Second), Agrees: c.floor.agreed.Agrees()}
 }
