@@ -29,6 +29,15 @@ func FuzzScan(f *testing.F) {
 	length := build(3, 50)
 	binary.LittleEndian.PutUint32(length[headerSize+4:], 1<<31)
 	f.Add(length)
+	// behind a damaged record: one whose padding is cut off, and one that says it was written before the segment was
+	one := func(out []byte, seq, group uint64) []byte {
+		start := len(out)
+		out = append(beginFrame(out, &item{kind: 1}, seq, group, Synced, BootID{}, 0), make([]byte, 13)...)
+		out, _ = endFrame(out, start, salt(id, 3))
+		return out
+	}
+	f.Add(one(build(0, 0)[:headerSize], 10, 10)[:headerSize+frameHead+13])
+	f.Add(one(one(build(0, 0)[:headerSize], 10, 3), 9, 9))
 	f.Fuzz(func(t *testing.T, buf []byte) {
 		if len(buf) < headerSize || len(buf) > 1<<16 {
 			return

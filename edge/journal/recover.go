@@ -362,20 +362,20 @@ type tail struct {
 	lost      []Loss // damaged records that are followed by one that was written only after they were durable: no torn write
 }
 
-// scanTail reads a segment to its last intact record. It reports false when an intact record does not continue the chain.
+// scanTail reads a segment to its last intact record. It reports false when an intact record does not continue what is before it.
 func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
+	buf = buf[:len(buf)&^(frameAlign-1)] // a file that was cut short may end within a record's padding: that record is not whole
 	t := tail{next: seg.base, end: headerSize, hash: seg.previous}
 	crc, probe := salt(id, seg.ordinal), segment{base: seg.base}
 	afterLoss := false // what the first record behind a loss carries is not to be proved
 	for t.end < int64(len(buf)) {
 		f, ok := parseFrame(buf[t.end:], crc)
-		size := int64(frameSize(len(f.raw)))
-		if !ok || f.seq != t.next || f.group < seg.base || f.chained() != id.chained || t.end+size > int64(len(buf)) {
+		if !ok || f.seq != t.next || f.group < seg.base || f.chained() != id.chained {
 			if _, lost := later(buf, t.end, t.next, crc); !lost {
 				break
 			}
 			behind, at, ok := resume(buf, t.end, t.next, ^uint64(0), crc)
-			if !ok || behind.chained() != id.chained {
+			if !ok || behind.chained() != id.chained || behind.group < seg.base {
 				return t, false
 			}
 			t.lost = append(t.lost, Loss{First: t.next, Last: behind.seq - 1})
@@ -398,7 +398,7 @@ func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
 		}
 		probe.mark(f.seq, t.end)
 		t.next++
-		t.end += size
+		t.end += int64(frameSize(len(f.raw)))
 	}
 	t.marks = probe.marks
 	t.wipe, _ = later(buf, t.end, t.next, crc)
