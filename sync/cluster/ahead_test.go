@@ -1,0 +1,296 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"wispgate/edge/edgetest/bubble"
+)
+
+// gatedWAL is a log on a disk whose next write waits, and may fail.
+type gatedWAL struct {
+	*raft.InmemStore
+	mu   sync.Mutex
+	gate chan error // nil: the disk works
+}
+
+func (g *gatedWAL) Close() error      { return nil }
+func (g *gatedWAL) IsMonotonic() bool { return true }
+
+func (g *gatedWAL) close() chan error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.gate = make(chan error)
+	return g.gate
+}
+
+func (g *gatedWAL) StoreLogs(logs []*raft.Log) error {
+	g.mu.Lock()
+	gate := g.gate
+	g.gate = nil
+	g.mu.Unlock()
+	if gate != nil {
+		if err := <-gate; err != nil {
+			return err
+		}
+	}
+	return g.InmemStore.StoreLogs(logs)
+}
+
+func (g *gatedWAL) last() uint64 {
+	i, _ := g.LastIndex() // memory never fails
+	return i
+}
+
+// said is a state machine that remembers what it was told.
+type said struct {
+	mu   sync.Mutex
+	list []string
+}
+
+func (s *said) Apply(log *raft.Log) any {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, string(log.Data))
+	return nil
+}
+
+func (s *said) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.list)
+}
+
+func (s *said) Snapshot() (raft.FSMSnapshot, error) { return nil, errors.New("none") }
+func (s *said) Restore(io.ReadCloser) error         { return errors.New("none") }
+
+// voter is one of three that run raft as it was built, on logs whose disk the test holds.
+type voter struct {
+	*raft.Raft
+	wal   *gatedWAL
+	log   *logStore
+	fsm   *said
+	trans *raft.InmemTransport
+}
+
+// threeVoters gives a leader and two others, in a bubble. Each starts with what is in its log.
+func threeVoters(t *testing.T) (leader *voter, others []*voter) {
+	t.Helper()
+	var servers raft.Configuration
+	var all []*voter
+	for i := range 3 {
+		addr := raft.ServerAddress(fmt.Sprint("v", i))
+		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(addr), Address: addr})
+		_, trans := raft.NewInmemTransport(addr)
+		wal := &gatedWAL{InmemStore: raft.NewInmemStore()}
+		all = append(all, &voter{wal: wal, log: &logStore{walStore: wal, timeout: time.Hour, unfit: func(error) {}}, fsm: &said{}, trans: trans})
+	}
+	for i, v := range all {
+		for _, o := range all {
+			v.trans.Connect(o.trans.LocalAddr(), o.trans)
+		}
+		rc := raft.DefaultConfig()
+		rc.LocalID, rc.Logger = servers.Servers[i].ID, hclog.NewNullLogger()
+		snaps := raft.NewInmemSnapshotStore()
+		check(t, raft.BootstrapCluster(rc, v.log, v.log, snaps, v.trans, servers))
+		r, err := raft.NewRaft(rc, v.fsm, v.log, v.log, snaps, v.trans)
+		check(t, err)
+		v.Raft = r
+	}
+	if _, mended := any(all[0].Raft).(interface{ Mended() }); !mended {
+		t.Skip("scripts/gomended builds a raft that sends while it writes")
+	}
+	t.Cleanup(func() {
+		for _, v := range all {
+			check(t, v.Shutdown().Error())
+		}
+	})
+	return chosen(all)
+}
+
+// chosen waits for one of them to lead.
+func chosen(all []*voter) (leader *voter, others []*voter) {
+	for leader == nil {
+		time.Sleep(time.Second) // of the bubble's time
+		others = nil
+		for _, v := range all {
+			if v.State() == raft.Leader {
+				leader = v
+			} else {
+				others = append(others, v)
+			}
+		}
+	}
+	return leader, others
+}
+
+// done gives a future's outcome when there is one.
+func done(f raft.Future) chan error {
+	c := make(chan error, 1)
+	go func() { c <- f.Error() }()
+	return c
+}
+
+// The others have an entry while the leader's own disk is still at it, it is acknowledged when the leader has it as well, and what follows goes the same way.
+func TestALeaderSendsWhileItWrites(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		for i := range 3 {
+			next, commit := leader.wal.last()+1, leader.CommitIndex()
+			gate := leader.wal.close()
+			entry := fmt.Sprint("entry ", i)
+			outcome := done(leader.Apply([]byte(entry), 0))
+			time.Sleep(time.Second)
+			synctest.Wait()
+			for _, o := range others {
+				var log raft.Log
+				if err := o.wal.GetLog(next, &log); err != nil || string(log.Data) != entry {
+					t.Fatalf("a follower has %q at %d while the leader writes (%v), want %q", log.Data, next, err, entry)
+				}
+			}
+			if leader.wal.last() != next-1 || leader.CommitIndex() != commit || len(outcome) != 0 {
+				t.Fatalf("the leader's log ends at %d, committed is %d, %d outcomes, before its own disk answered", leader.wal.last(), leader.CommitIndex(), len(outcome))
+			}
+			gate <- nil
+			check(t, <-outcome)
+		}
+		time.Sleep(time.Second)
+		for _, v := range append(others, leader) {
+			if got := v.fsm.all(); !slices.Equal(got, []string{"entry 0", "entry 1", "entry 2"}) {
+				t.Errorf("applied: %q", got)
+			}
+		}
+	})
+}
+
+// A leader that cannot write what the others have leads no more, and does not believe that it has it: it gets the entry from the next one. Whoever asked was not told that it failed for good.
+func TestALeaderThatCannotWriteWhatItSent(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		old, others := threeVoters(t)
+		check(t, old.Apply([]byte("before"), 0).Error())
+		next := old.wal.last() + 1
+		gate := old.wal.close()
+		outcome := done(old.Apply([]byte("sent"), 0))
+		time.Sleep(time.Second)
+		gate <- errors.New("no disk")
+		if err := <-outcome; err == nil || errors.Is(err, raft.ErrNotLeader) {
+			t.Errorf("got %v: whether it is committed is not known", err)
+		}
+		if last := old.LastIndex(); last != next-1 {
+			t.Errorf("it believes its log to end at %d, want %d", last, next-1)
+		}
+		leader, _ := chosen(append(others, old))
+		if leader == old {
+			t.Fatal("a node whose log is shorter was elected")
+		}
+		check(t, leader.Apply([]byte("after"), 0).Error())
+		time.Sleep(time.Second)
+		for _, v := range append(others, old) {
+			if got := v.fsm.all(); !slices.Equal(got, []string{"before", "sent", "after"}) {
+				t.Errorf("applied: %q", got)
+			}
+		}
+	})
+}
+
+// Entries that only the leader had are gone with its failure: another takes their place.
+func TestWhatOnlyAFailedLeaderHadGivesWay(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		old, others := threeVoters(t)
+		check(t, old.Apply([]byte("before"), 0).Error())
+		time.Sleep(time.Second)
+		next := old.wal.last() + 1
+		gate := old.wal.close()
+		old.trans.DisconnectAll()
+		outcome := done(old.Apply([]byte("lost"), 0))
+		for _, o := range others {
+			o.trans.Disconnect(old.trans.LocalAddr())
+		}
+		leader, _ := chosen(others)
+		check(t, leader.Apply([]byte("instead"), 0).Error())
+		gate <- errors.New("no disk")
+		if err := <-outcome; err == nil {
+			t.Error("acknowledged")
+		}
+		var log raft.Log
+		if err := old.log.GetLog(next, &log); !errors.Is(err, raft.ErrLogNotFound) {
+			t.Errorf("it still shows %q at %d (%v)", log.Data, next, err)
+		}
+		for _, o := range others {
+			o.trans.Connect(old.trans.LocalAddr(), old.trans)
+			old.trans.Connect(o.trans.LocalAddr(), o.trans)
+		}
+		time.Sleep(time.Minute)
+		for _, v := range append(others, old) {
+			if got := v.fsm.all(); !slices.Equal(got, []string{"before", "instead"}) {
+				t.Errorf("applied: %q", got)
+			}
+		}
+	})
+}
+
+// What is in memory is what is being written and the entry before it, and nothing that another leader's entries or a deletion took away.
+func TestEntriesInMemory(t *testing.T) {
+	wal := &gatedWAL{InmemStore: raft.NewInmemStore()}
+	l := &logStore{walStore: wal, timeout: time.Hour, unfit: func(error) {}}
+	entries := func(from, to uint64) (list []*raft.Log) {
+		for i := from; i <= to; i++ {
+			list = append(list, &raft.Log{Index: i, Term: i})
+		}
+		return list
+	}
+	holds := func(when string, want ...uint64) {
+		t.Helper()
+		var got []uint64
+		for i := range uint64(20) {
+			var log raft.Log
+			if l.inMemory(i, &log) {
+				if log.Index != i || log.Term != i {
+					t.Errorf("%s: asked for %d, got %+v", when, i, log)
+				}
+				got = append(got, i)
+			}
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", when, got, want)
+		}
+	}
+	holds("at first")
+	first := entries(1, 3)
+	l.Ahead(first)
+	holds("while they are written", 1, 2, 3)
+	check(t, l.StoreLogs(first))
+	holds("written", 3)
+	second := entries(4, 5)
+	l.Ahead(second)
+	holds("with the one before", 3, 4, 5)
+	check(t, l.DeleteRange(1, 3))
+	holds("after a snapshot", 4, 5)
+	check(t, l.StoreLogs(second))
+	check(t, l.StoreLogs(entries(6, 6)))
+	holds("after another leader's")
+	third := entries(7, 9)
+	l.Ahead(third)
+	check(t, l.StoreLogs(third))
+	check(t, l.DeleteRange(8, 9))
+	holds("after a conflict")
+	l.Ahead(entries(14, 15)) // as behind a snapshot that was received
+	holds("behind a gap", 14, 15)
+	fourth := entries(8, 8)
+	l.Ahead(fourth)
+	gate := wal.close()
+	go func() { gate <- errors.New("no disk") }()
+	if err := l.StoreLogs(fourth); err == nil {
+		t.Fatal("stored")
+	}
+	holds("after a write that failed")
+}
