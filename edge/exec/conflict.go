@@ -3,6 +3,8 @@ package exec
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"wispgate/edge"
@@ -32,7 +34,7 @@ type Conflict struct {
 	Node       string         `json:"node" check:"max=64" doc:"Node that had accepted it."`
 	AcceptedAt time.Time      `json:"accepted_at" doc:"When."`
 	Reason     ConflictReason `json:"reason" doc:"Why the cluster's state did not allow it."`
-	Decider    string         `json:"decider" check:"max=64" doc:"Scope that whoever decides must hold." example:"billing:write"`
+	Decider    string         `json:"decider" check:"max=256" doc:"Scopes that whoever decides must hold, with spaces between them (RFC 6749 section 3.3): those of all that was asked for at once." example:"billing:write crm:write"`
 	DecidedBy  string         `json:"decided_by,omitempty" check:"max=64" doc:"Who decided."`
 	DecidedAt  *time.Time     `json:"decided_at,omitempty" doc:"When."`
 	Note       string         `json:"note,omitempty" check:"max=500" doc:"Why it was decided so."`
@@ -131,16 +133,17 @@ func (x *Exec) raiseShowing(d *draft, in *Intent, why error, most int) (*tx, edg
 		Node: in.Origin.Node, AcceptedAt: in.At, Reason: ConflictReason{refusal.Code, refusal.Message, refusal.Fix, refusal.Fields},
 	}
 	raised := ConflictRaised{Conflict: c.ID, Operation: c.Operation, Node: c.Node, Code: refusal.Code}
+	var deciders []string
 	for _, call := range in.Calls {
 		shown, scope, err := x.shownInput(call, most)
 		if err != nil {
 			return nil, edge.Reply{}, err
 		}
-		if c.Decider == "" {
-			c.Decider = scope
-		}
+		deciders = append(deciders, scope)
 		c.Calls, raised.Ops = append(c.Calls, ConflictCall{call.Op, shown}), append(raised.Ops, call.Op)
 	}
+	slices.Sort(deciders)
+	c.Decider = strings.Join(slices.Compact(deciders), " ")
 	raised.Decider = c.Decider
 	system := t.as(edge.SystemActor(in.Actor.Tenant, "rebase"))
 	if err := conflicts.Put(system, &c); err != nil {
@@ -232,8 +235,10 @@ var resolveConflict = edge.Command[ResolveConflict, Conflict]{
 		if c.Status != ConflictOpen {
 			return c, ErrConflictDecided.Error(edge.Conflict)
 		}
-		if !tx.Actor().Has(c.Decider) {
-			return c, missingScope(c.Decider)
+		for _, scope := range strings.Fields(c.Decider) {
+			if !tx.Actor().Has(scope) {
+				return c, missingScope(scope)
+			}
 		}
 		c.Status = ConflictDismissed
 		if in.Action == "retry" {

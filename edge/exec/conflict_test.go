@@ -69,6 +69,43 @@ func TestTheAnswerOfADecisionLivesAsLongAsAnyOther(t *testing.T) {
 	})
 }
 
+// What was asked for at once is decided at once, by whoever may do all of it.
+func TestAConflictOfABatchIsDecidedByWhoMayDoAllOfIt(t *testing.T) {
+	t.Parallel()
+	ship := makeBox
+	ship.Name, ship.Scope, ship.Offline = "test.box.ship", "ships:write", true
+	m := offline()
+	m.Ops = append(m.Ops, ship.Op())
+	c := edgetest.NewCluster(t, 2, edgetest.Modules(m, syncPart()), quick)
+	leader, tower := c.Nodes[0], c.Nodes[1]
+	tower.CutAndNotice()
+	call := func(op, label string) edge.Call { return edge.Call{Op: op, In: fmt.Appendf(nil, `{"label":%q}`, label)} }
+	calls := []edge.Call{call(makeBox.Name, "a"), call(ship.Name, "b"), call(makeBox.Name, "c")}
+	if r, err := tower.Exec.Do(t.Context(), edge.Request{Actor: acme, Calls: calls}); err != nil || r.State != "pending" {
+		t.Fatalf("got %+v, %v", r, err)
+	}
+	taken := edgetest.Do[box](t, leader.Harness, acme, makeBox.Name, newBox{Label: "a"})
+	tower.HealAndDrain()
+	c.Agree()
+	open := openConflicts(t, leader)
+	if len(open) != 1 || open[0].Decider != "ships:write test:write" {
+		t.Fatalf("got %+v", open)
+	}
+	edgetest.Do[edge.None](t, leader.Harness, acme, expireBox.Name, edge.DueInput{ID: taken.ID, At: edgetest.Start})
+	retry := exec.ResolveConflict{ID: open[0].ID, Action: "retry"}
+	for _, scopes := range [][]string{{"sync:write", "test:write"}, {"sync:write", "ships:write"}} {
+		half := edge.Actor{Tenant: "acme", Subject: "cli_half", Scopes: scopes}
+		if got := edgetest.Code(t, leader.Harness, half, "sync.conflict.resolve", retry); got != "scope_missing" {
+			t.Errorf("with %v: %q", scopes, got)
+		}
+	}
+	all := edge.Actor{Tenant: "acme", Subject: "cli_all", Scopes: []string{"sync:write", "ships:write", "test:write"}}
+	edgetest.Do[exec.Conflict](t, leader.Harness, all, "sync.conflict.resolve", retry)
+	if got := labels(t, leader); len(got) != 3 {
+		t.Errorf("got %v", got)
+	}
+}
+
 type boxNote struct {
 	Label string `json:"label" check:"max=4000"`
 	Note  string `json:"note" check:"max=110000"`
