@@ -115,6 +115,29 @@ func TestTamperingIsFound(t *testing.T) {
 		}
 		has(t, r, "damaged")
 	})
+	t.Run("the last record is lost, and a later one takes its room", func(t *testing.T) {
+		t.Parallel()
+		opt, pub, _ := audit(t, 3)
+		j := open(t, opt)
+		last, end := j.Next()-1, j.segs[0].end
+		edit(t, segment(opt, 1), func(b []byte) { b[end-frameAlign] ^= 1 })
+		if _, err := j.Read(1, 0, func(Record) error { return nil }); err != nil || len(j.Losses()) != 1 {
+			t.Fatalf("got %+v, %v", j.Losses(), err)
+		}
+		_ = j.Close()
+		for round := range uint64(2) {
+			r, err := Verify(opt.Dir, pub)
+			if err != nil || r.Next != last+1+round || r.Records != int(last-1+round) || len(r.Problems) != 1 {
+				t.Fatalf("round %d: got %+v, %v", round, r, err)
+			}
+			has(t, r, "damaged")
+			j = open(t, opt)
+			if seq, err := j.Append(t.Context(), 1, fact(1, 10)); err != nil || seq != last+1+round {
+				t.Fatalf("round %d: got record %d, %v", round, seq, err)
+			}
+			_ = j.Close()
+		}
+	})
 	t.Run("a record is rewritten with a right checksum", func(t *testing.T) {
 		t.Parallel()
 		opt, pub, _ := audit(t, 300)

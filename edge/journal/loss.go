@@ -55,6 +55,16 @@ func (j *Journal) Losses() []Loss {
 	return slices.Clone(j.losses)
 }
 
+// noteOf finds the note of a loss of which only the segment and the first record are known: the longest, as more may have been lost since.
+func noteOf(noted []Loss, segment string, first uint64) (note Loss, ok bool) {
+	for _, n := range noted {
+		if n.Segment == segment && n.First == first && n.Last >= note.Last {
+			note, ok = n, true
+		}
+	}
+	return note, ok
+}
+
 // Lost is how many records a list of losses comes to.
 func Lost(list []Loss) (n uint64) {
 	for _, l := range list {

@@ -463,3 +463,75 @@ func TestDamagedRecordsAreNamedAndTheOthersAreRead(t *testing.T) {
 		}
 	}
 }
+
+// The cut at a start may take the only proof that a record in front of it was durable, and a damaged last record looks like a torn write: once noted,
+// a loss stays one, and its places are not used again.
+func TestALossThatWasNotedStaysOne(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name  string
+		write func(out []byte, frame func(out []byte, seq, group uint64) []byte) []byte // behind record 2
+		lost  Loss
+		kept  []uint64
+	}{
+		{"the proof is cut", func(out []byte, frame func([]byte, uint64, uint64) []byte) []byte {
+			damaged := len(out)
+			out = frame(frame(frame(out, 3, 3), 4, 3), 5, 3)
+			out[damaged]++
+			torn := len(out)
+			out = frame(frame(out, 6, 6), 7, 6)
+			out[torn]++
+			return out
+		}, Loss{First: 3, Last: 3}, []uint64{1, 2, 4, 5}},
+		{"it is the last record", func(out []byte, frame func([]byte, uint64, uint64) []byte) []byte {
+			return frame(out, 3, 3)
+		}, Loss{First: 3, Last: 3}, []uint64{1, 2}},
+	} {
+		d := newSimDisk()
+		opt := simOptions(d)
+		opt.stepped, opt.Chain = true, false
+		j := open(t, opt)
+		for id := range int64(2) {
+			if _, err := j.Append(t.Context(), 1, fact(id, 50)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seg, crc := j.segs[0], salt(j.id, 1)
+		_ = j.Close()
+		data := d.names[segmentName(1)].data
+		copy(data, tc.write(slices.Clone(data[:seg.end]), func(out []byte, seq, group uint64) []byte {
+			start := len(out)
+			out = append(beginFrame(out, &item{kind: 1}, seq, group, Synced, BootID{}, 0), fact(int64(seq), 50)...)
+			out, _ = endFrame(out, start, crc)
+			return out
+		}))
+		tc.lost.Segment = segmentName(1)
+		j = open(t, opt)
+		if tc.lost.Last == j.Next()-1 { // while the journal is open, as a damaged record at its end is torn when it is opened
+			data[seg.end]++
+			if _, err := j.Read(1, 0, func(Record) error { return nil }); err != nil {
+				t.Fatalf("%s: %v", tc.name, err)
+			}
+		}
+		next := j.Next()
+		for round := range 3 {
+			if got := j.Losses(); !slices.Equal(got, []Loss{tc.lost}) || j.Next() != next+uint64(max(0, round-1)) {
+				t.Fatalf("%s, round %d: lost %+v, and the next record is %d", tc.name, round, got, j.Next())
+			}
+			var seen []uint64
+			if _, err := j.Read(1, 0, func(r Record) error { seen = append(seen, r.Seq); return nil }); err != nil || !slices.Equal(seen, tc.kept) {
+				t.Fatalf("%s, round %d: read %d: %v", tc.name, round, seen, err)
+			}
+			if round > 0 {
+				seq, err := j.Append(t.Context(), 1, fact(100, 50))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tc.kept = append(tc.kept, seq)
+			}
+			_ = j.Close()
+			j = open(t, opt)
+		}
+		_ = j.Close()
+	}
+}

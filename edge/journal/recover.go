@@ -238,12 +238,11 @@ func (j *Journal) takeUp() error {
 	if _, err := f.ReadAt(buf, 0); err != nil {
 		return fmt.Errorf("read journal segment: %w", err)
 	}
-	t, ok := scanTail(buf, seg, j.id)
+	t, ok := scanTail(buf, seg, j.id, j.losses)
 	if !ok {
 		return j.corrupt(seg, t.end, "a record does not carry the hash of the one before it")
 	}
-	for _, l := range t.lost {
-		l.Segment = segmentName(seg.ordinal)
+	for _, l := range t.lost { // before the wiping below, which may take what proves the loss
 		j.lose(l, buf)
 	}
 	if t.wipe > t.end {
@@ -359,11 +358,12 @@ type tail struct {
 	hash      [hashSize]byte
 	sinceHead int
 	marks     []uint32
-	lost      []Loss // damaged records that are followed by one that was written only after they were durable: no torn write
+	lost      []Loss // damaged records that are followed by one that was written only after they were durable, or noted before: no torn write
 }
 
-// scanTail reads a segment to its last intact record. It reports false when an intact record does not continue what is before it.
-func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
+// scanTail reads a segment to its last intact record. notes are of the losses found before: what proved them may be gone. It reports false
+// when an intact record does not continue what is before it.
+func scanTail(buf []byte, seg *segment, id identity, notes []Loss) (tail, bool) {
 	buf = buf[:len(buf)&^(frameAlign-1)] // a file that was cut short may end within a record's padding: that record is not whole
 	t := tail{next: seg.base, end: headerSize, hash: seg.previous}
 	crc, probe := salt(id, seg.ordinal), segment{base: seg.base}
@@ -371,14 +371,19 @@ func scanTail(buf []byte, seg *segment, id identity) (tail, bool) {
 	for t.end < int64(len(buf)) {
 		f, ok := parseFrame(buf[t.end:], crc)
 		if !ok || f.seq != t.next || f.group < seg.base || f.chained() != id.chained {
-			if _, lost := later(buf, t.end, t.next, crc); !lost {
+			note, noted := noteOf(notes, segmentName(seg.ordinal), t.next)
+			if _, lost := later(buf, t.end, t.next, crc); !lost && !noted {
 				break
 			}
 			behind, at, ok := resume(buf, t.end, t.next, ^uint64(0), crc)
-			if !ok || behind.chained() != id.chained || behind.group < seg.base {
+			if !ok { // nothing intact is left behind what was noted; its places are not used again all the same
+				t.lost, t.next = append(t.lost, note), note.Last+1
+				break
+			}
+			if behind.chained() != id.chained || behind.group < seg.base {
 				return t, false
 			}
-			t.lost = append(t.lost, Loss{First: t.next, Last: behind.seq - 1})
+			t.lost = append(t.lost, Loss{First: t.next, Last: behind.seq - 1, Segment: segmentName(seg.ordinal)})
 			t.next, t.end, afterLoss = behind.seq, at, true
 			continue
 		}

@@ -49,7 +49,7 @@ type Problem struct {
 // elsewhere: each must still stand, which proves that nothing up to it was altered or cut off. It may run beside the
 // journal's owner. The error says that nothing could be checked; what is wrong inside stands in the report.
 func Verify(dir string, key ed25519.PublicKey, known ...Head) (Report, error) {
-	v := verifier{key: key, known: map[uint64][]Head{}}
+	v := verifier{key: key, known: map[uint64][]Head{}, notes: FolderLosses(dir)}
 	segs, err := v.list(dir)
 	if err != nil {
 		return v.report, err
@@ -77,6 +77,7 @@ func Verify(dir string, key ed25519.PublicKey, known ...Head) (Report, error) {
 type verifier struct {
 	key    ed25519.PublicKey
 	known  map[uint64][]Head
+	notes  []Loss
 	id     identity
 	report Report
 	next   uint64
@@ -208,12 +209,13 @@ func (v *verifier) segment(dir string, s verified, following *header) error {
 
 // resume finds the next intact record behind a damaged place and reports what is missing between.
 func (v *verifier) resume(buf []byte, from int64, crc uint32, limit uint64) (int64, bool) {
-	if limit == ^uint64(0) {
+	note, noted := noteOf(v.notes, v.name, v.next)
+	if limit == ^uint64(0) && !noted {
 		if _, lost := later(buf, from, v.next, crc); !lost {
 			return 0, false
 		}
 	}
-	for at := from + frameAlign; at+frameHead <= int64(len(buf)); at += frameAlign {
+	for at := from; at+frameHead <= int64(len(buf)); at += frameAlign {
 		f, ok := parseFrame(buf[at:], crc)
 		if !ok || f.seq <= v.next || f.seq >= limit {
 			continue
@@ -224,6 +226,10 @@ func (v *verifier) resume(buf []byte, from int64, crc uint32, limit uint64) (int
 			v.hash = f.previous()
 		}
 		return at, true
+	}
+	if limit == ^uint64(0) && noted { // nothing intact is left behind what was noted, and what comes next comes behind that
+		v.problem(Problem{Offset: from, Seq: v.next, Code: "damaged", Says: fmt.Sprintf("records %d to %d are damaged", v.next, note.Last)})
+		v.next = note.Last + 1
 	}
 	return 0, false
 }
