@@ -211,7 +211,7 @@ func (v *Vault) Unseal(name, record, field, sealed string) ([]byte, error) {
 	s.text = append(s.text[:0], body...)
 	raw, err := text.AppendDecode(s.buf[:0], s.text)
 	s.buf = raw
-	if err != nil || len(raw) < nonceSize+tagSize {
+	if err != nil || len(raw) < nonceSize+tagSize || text.EncodedLen(len(raw)) != len(body) { // a decoder leaves out line breaks, which sealing never writes
 		return nil, errNotSealed
 	}
 	plain, err := k.aead.Open(make([]byte, 0, len(raw)-nonceSize-tagSize), raw[:nonceSize], raw[nonceSize:], s.bind(name, record, field, id))

@@ -341,10 +341,18 @@ func BenchmarkUnseal(b *testing.B) {
 func FuzzUnseal(f *testing.F) {
 	v := open(f, "isp")
 	good, _ := v.Seal("isp", "r", "f", []byte("x"))
-	for _, s := range []string{good, "", "v1.", "v1.0123456789abcdef.", "v1.0123456789abcdef.AAAA"} {
-		f.Add(s)
+	for _, s := range []string{"", "v1.", "v1.0123456789abcdef.", "v1.0123456789abcdef.AAAA"} {
+		f.Add(0, len(good), s)
 	}
-	f.Fuzz(func(t *testing.T, s string) {
+	f.Add(len(good), len(good), "\n") // a base64 decoder leaves out line breaks
+	f.Add(30, 30, "\r")
+	f.Add(20, 20, "=")
+	// What each process seals opens in no other, so that the inputs are changes to it: the run of octets that goes, and what comes in its place.
+	f.Fuzz(func(t *testing.T, from, to int, put string) {
+		if from < 0 || to < from || len(good) < to {
+			return
+		}
+		s := good[:from] + put + good[to:]
 		if _, err := v.Unseal("isp", "r", "f", s); err == nil && s != good {
 			t.Fatalf("%q opened", s)
 		}
