@@ -176,7 +176,9 @@ func (r *Record) Decode(b []byte) error {
 	r.Delegated = d.prefix()
 	r.Source = d.addr()
 	for _, f := range r.fields() {
-		*f = d.take(int(d.octet()))
+		n := int(d.octet())
+		*f = d.take(n)
+		d.bad = d.bad || n > packet.MaxValue
 	}
 	if d.bad || len(d.b) != 0 {
 		return ErrRecord

@@ -180,6 +180,10 @@ func FuzzDecode(f *testing.F) {
 	r := full()
 	f.Add(r.Append(nil))
 	f.Add([]byte{1})
+	// a last value of 255 octets, where an attribute has 253 at most
+	r.CalledStation = nil
+	long := r.Append(nil)
+	f.Add(append(append(long[:len(long)-1], 255), make([]byte, 255)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var r, again Record
 		if r.Decode(b) != nil {
