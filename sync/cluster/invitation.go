@@ -77,10 +77,17 @@ func (t token) String() string {
 func parseToken(s string) (t token, err error) {
 	body, ok := strings.CutPrefix(strings.TrimSpace(s), tokenPrefix)
 	raw, bad := base64.RawURLEncoding.DecodeString(body)
-	if !ok || bad != nil || len(raw) > 2048 || json.Unmarshal(raw, &t) != nil || len(t.CA) != 64 || len(t.Secret) != 2*secretOctets || checkAddress(t.Address) != nil {
+	if !ok || bad != nil || len(raw) > 2048 || json.Unmarshal(raw, &t) != nil || !isHex(t.CA, sha256.Size) || !isHex(t.Secret, secretOctets) ||
+		checkAddress(t.Address) != nil {
 		return token{}, ErrTokenWrong.Error(edge.Invalid)
 	}
 	return t, nil
+}
+
+// isHex reports whether s is n octets in hex.
+func isHex(s string, n int) bool {
+	raw, err := hex.DecodeString(s)
+	return err == nil && len(raw) == n
 }
 
 func secretDigest(secret string) string {

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -261,6 +263,9 @@ func FuzzFrames(f *testing.F) {
 func FuzzToken(f *testing.F) {
 	f.Add(token{Address: "h:1", CA: string(bytes.Repeat([]byte{'a'}, 64)), Secret: string(bytes.Repeat([]byte{'b'}, 32))}.String())
 	f.Add("wgjoin1.")
+	// JSON that writes these signs as they are is shorter than ours, which writes six octets for each
+	long := `{"a":"` + strings.Repeat("<", 298) + `:1","c":"` + strings.Repeat("<", 64) + `","s":"` + strings.Repeat("<", 32) + `"}`
+	f.Add(tokenPrefix + base64.RawURLEncoding.EncodeToString([]byte(long)))
 	f.Fuzz(func(t *testing.T, s string) {
 		tok, err := parseToken(s)
 		if err != nil {
