@@ -440,6 +440,9 @@ func FuzzPipeline(f *testing.F) {
 	f.Add(false, forge(f, packet.AccessRequest, 1, ra, true, access("ann"), pap(f, ra, "secret")))
 	f.Add(false, forge(f, packet.AccessRequest, 1, ra, false, access("00:e1:0c:38:c8:f8")))
 	f.Add(true, forge(f, packet.AccountingRequest, 1, ra, false, packet.AppendUint32(nil, packet.AcctStatusType, 1)))
+	f.Add(false, forge(f, packet.AccessRequest, 1, ra, true, access("ann"), packet.Append(nil, packet.EAPMessage, []byte{2, 7, 0, 5, 1})))
+	f.Add(false, forge(f, packet.StatusServer, 1, ra, true, packet.AppendString(nil, packet.ProxyState, "one")))
+	f.Add(true, forge(f, packet.StatusServer, 1, ra, true))
 	s, _ := idle(f, func(_ *Config, nas *NAS) { nas.RequireMA = Never })
 	f.Fuzz(func(t *testing.T, accounting bool, b []byte) {
 		w := s.workers[0]
@@ -450,9 +453,7 @@ func FuzzPipeline(f *testing.F) {
 		if err != nil || !w.begin(source{addr: netip.MustParseAddr("127.0.0.1")}, s.cfg.Now()) {
 			return
 		}
-		if accounting && p[0] == byte(packet.AccountingRequest) { // let the fuzzer past the signature
-			packet.NewHasher().SignRequest(w.nas.Secret, p)
-		}
+		packet.NewHasher().SignRequest(w.nas.Secret, p) // let the fuzzer past the signature
 		before := bytes.Clone(p)
 		a := w.run(p, accounting)
 		if !bytes.Equal(before, p) {
