@@ -117,15 +117,17 @@ func isDate(s []byte) bool {
 	return day <= days
 }
 
-// isDateTime accepts what time.Time reads: RFC 3339 with capital T and Z, no leap second.
+// isDateTime accepts what time.Time reads: RFC 3339 with capital T and Z, no leap second. It refuses a moment that lies in the year 10000 or before the
+// year 0 in UTC, in which records keep it: time.Time reads that, and cannot be written then.
 func isDateTime(s []byte) bool {
 	if len(s) < 20 || len(s) > 35 || !isDate(s[:10]) || s[10] != 'T' || s[13] != ':' || s[16] != ':' {
 		return false
 	}
-	if h, m, sec := two(s[11:]), two(s[14:]), two(s[17:]); h < 0 || h > 23 || m < 0 || m > 59 || sec < 0 || sec > 59 {
+	hour, minute, sec := two(s[11:]), two(s[14:]), two(s[17:])
+	if hour < 0 || hour > 23 || minute < 0 || minute > 59 || sec < 0 || sec > 59 {
 		return false
 	}
-	s = s[19:]
+	date, s := view(s[:10]), s[19:]
 	if s[0] == '.' {
 		n := 1
 		for n < len(s) && isDigit(s[n]) {
@@ -143,7 +145,14 @@ func isDateTime(s []byte) bool {
 		return false
 	}
 	h, m := two(s[1:]), two(s[4:])
-	return h >= 0 && h < 24 && m >= 0 && m < 60
+	if h < 0 || h > 23 || m < 0 || m > 59 {
+		return false
+	}
+	local, offset := 60*hour+minute, 60*h+m
+	if s[0] == '-' {
+		return date != "9999-12-31" || local+offset < 24*60
+	}
+	return date != "0000-01-01" || local >= offset
 }
 
 func isIP(s []byte) bool {
