@@ -52,6 +52,9 @@ func ParseState(raw []byte) (s State, err error) {
 	if !ValidName(s.Incarnation) || !ValidName(s.Node) || !ValidName(s.Session) {
 		return State{}, malformed("state names its stream badly")
 	}
+	if !writable(s.Since) {
+		return State{}, malformed("state is since a moment that cannot be written")
+	}
 	return s, nil
 }
 

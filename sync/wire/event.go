@@ -189,8 +189,8 @@ func (e *Event) check() error {
 		return malformed("event type is not wispgate.….vN")
 	case !ValidName(e.TenantID):
 		return malformed("event tenant is not a name")
-	case e.Time.IsZero():
-		return malformed("event has no time")
+	case e.Time.IsZero() || !writable(e.Time):
+		return malformed("event has no time, or one that cannot be written")
 	case e.DataContentType != contentJSON:
 		return malformed("event data is not JSON")
 	case len(e.Data) == 0 || e.Data[0] != '{':
@@ -199,6 +199,12 @@ func (e *Event) check() error {
 		return malformed("an event attribute is longer than 256 octets")
 	}
 	return nil
+}
+
+// writable reports whether the moment can be written in UTC: RFC 3339 has years of four digits, and time.Time reads the last hours of 9999 at any offset.
+func writable(t time.Time) bool {
+	year := t.UTC().Year()
+	return year >= 0 && year <= 9999
 }
 
 func validType(s string) bool {

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -302,9 +303,13 @@ func FuzzDecode(f *testing.F) {
 func FuzzParseEvent(f *testing.F) {
 	f.Add(item(f, 7, 0).Raw)
 	f.Add([]byte(`{"specversion":"1.0","specversion":"1.0"}`))
+	f.Add(regexp.MustCompile(`"time":"[^"]*"`).ReplaceAll(item(f, 7, 0).Raw, []byte(`"time":"9999-12-31T23:59:59-05:00"`)))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		it, err := wire.ParseEvent(raw)
-		if err == nil && (!json.Valid(it.Raw) || it.TenantID == "" || len(it.Raw) > wire.MaxEvent) {
+		if err != nil {
+			return
+		}
+		if _, late := it.Time.UTC().MarshalJSON(); late != nil || !json.Valid(it.Raw) || it.TenantID == "" || len(it.Raw) > wire.MaxEvent {
 			t.Fatalf("accepted %q", raw)
 		}
 	})
@@ -313,12 +318,15 @@ func FuzzParseEvent(f *testing.F) {
 func FuzzControl(f *testing.F) {
 	f.Add(wire.Encode(wire.Ack{Incarnation: "i1", Upto: 9, Session: "s1"}))
 	f.Add(wire.Encode(wire.State{Incarnation: "i1", Node: "n", Session: "s"}))
+	f.Add([]byte(`{"incarnation":"i1","node":"n","session":"s","since":"9999-12-31T23:59:59-05:00"}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		if a, err := wire.ParseAck(raw); err == nil && !wire.ValidName(a.Incarnation) {
 			t.Fatal("ack without an incarnation")
 		}
-		if s, err := wire.ParseState(raw); err == nil && !wire.ValidName(s.Session) {
-			t.Fatal("state without a session")
+		if s, err := wire.ParseState(raw); err == nil {
+			if _, late := s.Since.UTC().MarshalJSON(); late != nil || !wire.ValidName(s.Session) {
+				t.Fatal("state without a session, or since a moment that cannot be written")
+			}
 		}
 		if n, err := wire.ParseNack(raw); err == nil && !wire.ValidName(n.Incarnation) {
 			t.Fatal("nack without an incarnation")
