@@ -33,13 +33,15 @@ type clockFloor struct {
 	wrong   atomic.Bool          // this one is far ahead of that, and it was said
 }
 
-// least is the floor now; the zero time while there is none.
+// least is the floor now; the zero time while there is none. Where it is far ahead of most voters' clocks, a clock was wrong while nobody was there
+// to contradict it, and their time is the floor.
 func (f *clockFloor) least() time.Time {
 	kept := f.kept.Load()
 	if kept == 0 {
 		return time.Time{}
 	}
-	return time.Unix(0, kept).UTC().Add(f.passed())
+	least, _ := f.settle(time.Unix(0, kept).UTC().Add(f.passed()))
+	return least.UTC()
 }
 
 // open reads what the last run wrote down.

@@ -183,3 +183,32 @@ func TestAClockThatJumpsAheadOfMostVotersExpiresNobodyAndDatesNothing(t *testing
 		t.Errorf("set right, it is %v, trusted: %v", at, n.clockTrusted())
 	}
 }
+
+func TestWhatAWrongClockWroteDownWhileNobodyWasHeardGivesWayToMostVoters(t *testing.T) {
+	t.Parallel()
+	begin := time.Now().UTC().Truncate(time.Second)
+	clock := newHandClock(begin)
+	n := startNodeAt(t, t.TempDir(), clock)
+	n.claim("acme")
+	seedRADIUS(n, begin.Add(4*time.Hour))
+	clock.set(begin.AddDate(0, 1, 0)) // while the node is cut off: nobody contradicts
+	n.keepClock()
+	agree := func() { n.floor.agreed.Say(begin.Add(n.floor.passed()), n.floor.passed()) }
+	agree() // and the link is back
+	if at := n.effectiveTime(); at.Sub(begin) > time.Minute {
+		t.Errorf("it is %v, a month from the others' time: what was written down before they were heard dates what is committed", at)
+	}
+	if n.clockTrusted() {
+		t.Error("the clock is trusted")
+	}
+	n.keepClock()
+	if high := n.floor.least(); high.Sub(begin) > time.Minute {
+		t.Errorf("%v stays written down as how late it is", high)
+	}
+	clock.set(begin.Add(time.Minute))
+	clock.advance(time.Hour)
+	agree()
+	if at := n.effectiveTime(); !at.Equal(clock.now()) || !n.clockTrusted() {
+		t.Errorf("set right, it is %v, trusted: %v", at, n.clockTrusted())
+	}
+}
