@@ -21,7 +21,7 @@ func entryFrames(t testing.TB, path string) (at, size []int) {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	check(t, err)
-	const fileHeader, frameEntry, frameIndex = 32, 1, 2
+	const fileHeader = 32
 	for i := fileHeader; i+frameHeader <= len(raw) && raw[i] != 0; {
 		n := int(binary.LittleEndian.Uint32(raw[i+4:]))
 		switch raw[i] {
@@ -75,6 +75,7 @@ func TestADamagedLogParksAMemberUntilItIsFilledAnew(t *testing.T) {
 		{"metadata that are cut", func(b *bird) { check(t, os.Truncate(meta(b), 10_000)) }},
 		{"metadata that are none", func(b *bird) { check(t, os.WriteFile(meta(b), bytes.Repeat([]byte("x"), 32<<10), 0o600)) }},
 		{"no metadata", func(b *bird) { check(t, os.Remove(meta(b))) }},
+		{"the head of a segment", func(b *bird) { flipFile(t, tailFile(t, filepath.Dir(meta(b))), 0) }},
 		{"an entry that the state has not seen", func(b *bird) {
 			kept := filepath.Join(t.TempDir(), "store")
 			check(t, os.CopyFS(kept, os.DirFS(filepath.Join(b.dir, "store"))))
@@ -242,7 +243,54 @@ func TestBatchesAreHeldAgainstTheirChecksums(t *testing.T) {
 				t.Errorf("segment %d is read although the state is beyond it", i+1)
 			}
 			flipFile(t, path, at[n]+size[n]/2)
+			if i == tail { // where the log opens, what follows is looked at
+				continue
+			}
+			flipFile(t, path, at[n]-frameHeader)
+			if checkFrames(dir, 0) == nil {
+				t.Errorf("segment %d of %d, the frame of entry %d of %d: nothing is found", i+1, len(list), n+1, len(at))
+			}
+			flipFile(t, path, at[n]-frameHeader)
 		}
 	}
 	check(t, checkFrames(dir, 0))
+}
+
+// raft-wal takes the first frame of the tail that it cannot read for the end of the log, as a write that the power cut short leaves it. With whole
+// batches behind it, that is damage: nothing of it is wiped, and the node does not begin as if those entries had never been.
+func TestAFrameThatCannotBeReadIsNotTheEndOfALogThatGoesOn(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	for i := range 20 {
+		f.put(fmt.Sprint("u", i), fmt.Sprint("u", i), "v")
+	}
+	b.down()
+	path := tailFile(t, filepath.Join(b.logDir(), "log"))
+	sound, err := os.ReadFile(path)
+	check(t, err)
+	at, _ := entryFrames(t, path)
+	for what, harm := range map[string]func(raw []byte, frame int){
+		"a header of zeros": func(raw []byte, frame int) { clear(raw[frame : frame+frameHeader]) },
+		"a sector of zeros": func(raw []byte, frame int) { clear(raw[frame&^511 : frame&^511+512]) },
+		"an unknown kind":   func(raw []byte, frame int) { raw[frame] = 0x77 },
+		"a wrong length":    func(raw []byte, frame int) { raw[frame+6] ^= 0x5A },
+	} {
+		for _, n := range []int{0, len(at) / 2, len(at) - 4} {
+			raw := bytes.Clone(sound)
+			harm(raw, at[n]-frameHeader)
+			check(t, os.WriteFile(path, raw, 0o600))
+			w, err := openWAL(&Config{Dir: b.logDir(), SegmentBytes: b.config().SegmentBytes, Logger: slog.New(slog.DiscardHandler)})
+			if !damaged(err) {
+				last, _ := w.LastIndex()
+				t.Errorf("%s, entry %d of %d: the log opens and ends at %d (%v)", what, n+1, len(at), last, err)
+				check(t, w.Close())
+			}
+			if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, raw) {
+				t.Errorf("%s, entry %d of %d: the segment was changed (%v)", what, n+1, len(at), err)
+			}
+		}
+	}
+	check(t, os.WriteFile(path, sound, 0o600))
+	b.up()
+	f.settled()
 }

@@ -16,6 +16,7 @@ import (
 const (
 	segmentHeader = 32
 	frameEntry    = 1
+	frameIndex    = 2
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -45,7 +46,7 @@ func firstOf(path string) (first uint64) {
 	return first
 }
 
-// checkSegment reads one in pieces. In one that is full, the last batch must be whole as well.
+// checkSegment reads one in pieces. One that is full ends in a batch with an index, which must be whole as well.
 func checkSegment(path string, full bool) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -56,7 +57,7 @@ func checkSegment(path string, full bool) error {
 	if _, err := io.CopyN(sum, r, segmentHeader); err != nil {
 		return nil // nothing was written yet
 	}
-	entry, odd := firstOf(path), ""
+	entry, odd, index := firstOf(path), "", false
 	for begin := entry; ; {
 		var head [frameHeader]byte
 		if _, err := io.ReadFull(r, head[:]); err != nil || head[0] == 0 {
@@ -78,13 +79,17 @@ func checkSegment(path string, full bool) error {
 		if head[0] == frameEntry {
 			entry++
 		}
+		index = index || head[0] == frameIndex
 		_, _ = sum.Write(head[:])
 		if _, err := io.CopyN(sum, r, frameSize(int(binary.LittleEndian.Uint32(head[4:])))-frameHeader); err != nil {
 			break
 		}
 	}
-	if full && odd != "" {
+	switch {
+	case full && odd != "":
 		return errors.New(odd)
+	case full && !index:
+		return fmt.Errorf("what follows entry %d cannot be read", max(entry, 1)-1)
 	}
 	return nil
 }

@@ -234,7 +234,8 @@ func ignoreEOF(err error) error {
 	return err
 }
 
-// clean overwrites what lies behind the last commit with zeros, if there is anything.
+// clean overwrites what lies behind the last commit with zeros, if there is anything. That is the remains of one write that was cut off: with a whole
+// batch in it, it is damage, and what was acknowledged stays where it is.
 func (t *tailState) clean(log *slog.Logger) error {
 	f, err := os.OpenFile(t.path, os.O_RDWR, 0)
 	if err != nil {
@@ -242,17 +243,13 @@ func (t *tailState) clean(log *slog.Logger) error {
 	}
 	defer f.Close()
 	var (
-		buf   [64 << 10]byte
-		zeros [64 << 10]byte
-		wiped int
+		buf  [64 << 10]byte
+		used int64 // octets behind the last commit, up to the last that is not zero
 	)
 	for at := t.end; ; {
 		n, err := f.ReadAt(buf[:], at)
-		if !bytes.Equal(buf[:n], zeros[:n]) {
-			if _, err := f.WriteAt(zeros[:n], at); err != nil {
-				return err
-			}
-			wiped += n
+		if rest := bytes.TrimRight(buf[:n], "\x00"); len(rest) > 0 {
+			used = at + int64(len(rest)) - t.end
 		}
 		at += int64(n)
 		if errors.Is(err, io.EOF) {
@@ -262,9 +259,45 @@ func (t *tailState) clean(log *slog.Logger) error {
 			return err
 		}
 	}
-	if wiped == 0 {
+	if used == 0 {
 		return nil
+	}
+	remains := make([]byte, used)
+	if _, err := f.ReadAt(remains, t.end); err != nil {
+		return err
+	}
+	if holdsBatch(remains) {
+		return errLogDamaged(filepath.Dir(t.path), fmt.Errorf("what follows entry %d cannot be read, and whole batches of entries stand behind it", t.last))
+	}
+	clear(remains)
+	if _, err := f.WriteAt(remains, t.end); err != nil {
+		return err
 	}
 	log.Info("raft log: wiped a write that was cut off", "after_index", t.last)
 	return f.Sync()
+}
+
+// holdsBatch says whether a batch that matches its checksum stands anywhere behind the end of another. A single write leaves none: it is one batch.
+func holdsBatch(raw []byte) bool {
+	for at := 0; at+frameHeader <= len(raw); at += 8 {
+		if raw[at] == frameCommit && beginsWithBatch(raw[at+frameHeader:]) {
+			return true
+		}
+	}
+	return false
+}
+
+func beginsWithBatch(raw []byte) bool {
+	for at := 0; at+frameHeader <= len(raw); {
+		length := binary.LittleEndian.Uint32(raw[at+4:])
+		switch raw[at] {
+		case frameEntry, frameIndex:
+			at += int(min(frameSize(int(length)), int64(len(raw))))
+		case frameCommit:
+			return at > 0 && length == crc32.Checksum(raw[:at], castagnoli)
+		default:
+			return false
+		}
+	}
+	return false
 }

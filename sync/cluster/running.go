@@ -41,11 +41,13 @@ func openWAL(c *Config) (*wal.WAL, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open raft log: %w", err)
 	}
-	w, err := wal.Open(dir, wal.WithSegmentSize(c.SegmentBytes), wal.WithLogger(newRaftLog(c.Logger)), wal.WithSegmentFiler(newSegments(dir)),
-		wal.WithMetaStore(&mendingMeta{segmentBytes: c.SegmentBytes, log: c.Logger}))
-	switch {
-	case err == nil:
+	meta := &mendingMeta{segmentBytes: c.SegmentBytes, log: c.Logger}
+	w, err := wal.Open(dir, wal.WithSegmentSize(c.SegmentBytes), wal.WithLogger(newRaftLog(c.Logger)), wal.WithSegmentFiler(newSegments(dir)), wal.WithMetaStore(meta))
+	if err == nil {
 		return w, nil
+	}
+	_ = meta.Close() // else the next attempt, as of a repair, would wait for its lock for ever
+	switch {
 	case errors.Is(err, types.ErrCorrupt), errors.Is(err, fs.ErrNotExist): // a segment that the metadata name
 		return nil, errLogDamaged(dir, err)
 	}
