@@ -16,11 +16,12 @@ import (
 
 // Reasons for which a carried queue is refused.
 var (
-	ErrQueueNone  = edge.Reason{Code: "queue_none", Says: "This program keeps no writes for a cluster", Fix: "Export at a node; a relay has nothing that waits"}
-	ErrQueueMoved = edge.Reason{Code: "queue_moved", Says: "The cluster took writes over while they were being exported", Fix: "The link is back: nothing needs to be carried. Look with wispgate sync status"}
-	ErrQueueOlder = edge.Reason{Code: "bundle_queue_older", Says: "The bundle is of an older copy of its node's queue: the cluster has settled other writes in the same places", Fix: "An old copy of that node's disk was started. Carry a bundle to it first (wispgate sync export --for NODE); it then numbers its queue anew, and can be exported again"}
-	ErrQueueOrder = edge.Reason{Code: "bundle_order", Says: "The bundle begins behind writes of its node that the cluster does not have", Fix: "Import the node's earlier bundle first; where there is none, export it anew from the node"}
-	ErrQueueWrong = edge.Reason{Code: "bundle_content", Says: "The bundle does not hold what it says", Fix: "Export it anew from the node; nothing of it was taken"}
+	ErrQueueNone    = edge.Reason{Code: "queue_none", Says: "This program keeps no writes for a cluster", Fix: "Export at a node; a relay has nothing that waits"}
+	ErrQueueMoved   = edge.Reason{Code: "queue_moved", Says: "The cluster took writes over while they were being exported", Fix: "The link is back: nothing needs to be carried. Look with wispgate sync status"}
+	ErrQueueDamaged = edge.Reason{Code: "queue_damaged", Says: "A pending write turned out to be damaged while they were being exported", Fix: "Run the same command again: it leaves that one out, and wispgate doctor names its place"}
+	ErrQueueOlder   = edge.Reason{Code: "bundle_queue_older", Says: "The bundle is of an older copy of its node's queue: the cluster has settled other writes in the same places", Fix: "An old copy of that node's disk was started. Carry a bundle to it first (wispgate sync export --for NODE); it then numbers its queue anew, and can be exported again"}
+	ErrQueueOrder   = edge.Reason{Code: "bundle_order", Says: "The bundle begins behind writes of its node that the cluster does not have", Fix: "Import the node's earlier bundle first; where there is none, export it anew from the node"}
+	ErrQueueWrong   = edge.Reason{Code: "bundle_content", Says: "The bundle does not hold what it says", Fix: "Export it anew from the node; nothing of it was taken"}
 )
 
 // QueueRest is what waits in a node's queue: the places First to Last, in order, behind the settled place After. Count is 0 when nothing
@@ -59,7 +60,7 @@ func (x *Exec) QueueRest() (QueueRest, error) {
 		e.RetryAfter = 1
 		return q, e
 	}
-	q.After, q.First, q.Last = mark.Seq, max(x.taken(), mark.Seq)+1, x.cfg.Queue.Next()-1
+	q.After, q.First, q.Last = mark.Seq, max(x.taken(), mark.Seq)+1, x.intactUpTo(x.cfg.Queue.Next()-1)
 	if q.Last < q.First {
 		q.First, q.Last = 0, 0
 		return q, nil
@@ -73,6 +74,7 @@ func (x *Exec) EachPending(ctx context.Context, q QueueRest, visit func(intent [
 	if q.Count == 0 {
 		return nil
 	}
+	visited := 0
 	for next, after := q.First, q.After; next <= q.Last; {
 		from := next
 		err := x.read(from, drainPage, func(in *Intent, seq uint64) error {
@@ -89,6 +91,7 @@ func (x *Exec) EachPending(ctx context.Context, q QueueRest, visit func(intent [
 			if err := visit(raw); err != nil {
 				return err
 			}
+			visited++
 			return ctx.Err()
 		})
 		if (err != nil || next == from) && x.taken() >= from && ctx.Err() == nil {
@@ -98,8 +101,11 @@ func (x *Exec) EachPending(ctx context.Context, q QueueRest, visit func(intent [
 			return err
 		}
 		if next == from {
-			return fmt.Errorf("pending intent %d is missing in the queue", from)
+			break
 		}
+	}
+	if visited != q.Count {
+		return ErrQueueDamaged.Error(edge.Conflict)
 	}
 	return nil
 }

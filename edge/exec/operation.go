@@ -150,7 +150,7 @@ func Part() edge.Module {
 		Tables:  []edge.AnyTable{conflicts, conflictIntents},
 		Ops:     []*edge.Op{get, list, resolve, operation},
 		Events:  []edge.Event{ConflictRaised{}, ConflictResolved{}},
-		Reasons: []edge.Reason{ErrConflictDecided, ErrRetrySecret, ErrLevel, ErrQueueNone, ErrQueueMoved, ErrQueueOlder, ErrQueueOrder, ErrQueueWrong},
+		Reasons: []edge.Reason{ErrConflictDecided, ErrRetrySecret, ErrLevel, ErrQueueNone, ErrQueueMoved, ErrQueueDamaged, ErrQueueOlder, ErrQueueOrder, ErrQueueWrong},
 		Routes: []edge.Route{
 			{Method: "GET", Path: "/api/v1/sync/conflicts", Op: list},
 			{Method: "GET", Path: "/api/v1/sync/conflicts/{id}", Op: get},

@@ -326,8 +326,15 @@ func (r *rebaser) handOver(ctx context.Context) (n int, err error) {
 		return 0, err
 	}
 	intents, err := r.page()
-	if err != nil || len(intents) == 0 && r.after <= r.taken() {
+	if err != nil {
 		return 0, err
+	}
+	if len(intents) == 0 && r.after <= r.taken() {
+		if last := r.cfg.Queue.Next() - 1; last > r.taken() && r.intactUpTo(last) <= r.taken() {
+			r.took(ctx, last) // what is left is damaged: nothing behind it will have the mark pass over it
+			return 1, nil
+		}
+		return 0, nil
 	}
 	if len(intents) == 0 {
 		if err := r.WaitVersion(ctx, r.coming); err != nil {
@@ -421,6 +428,16 @@ func (x *Exec) lostBetween(first, last uint64) (n uint64) {
 		}
 	}
 	return n
+}
+
+// intactUpTo is the last place of the queue up to one that is not known to be damaged.
+func (x *Exec) intactUpTo(last uint64) uint64 {
+	for _, l := range slices.Backward(x.cfg.Queue.Losses()) {
+		if l.First <= last && last <= l.Last {
+			last = l.First - 1
+		}
+	}
+	return last
 }
 
 // page reads the next intents to hand over: as many as keep the pace, and one request holds.

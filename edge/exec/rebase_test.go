@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -404,5 +405,62 @@ func TestADamagedPendingWriteCostsItselfAlone(t *testing.T) {
 		if p := tower.Exec.Pending(); p.Waiting != 0 || p.Lost != 1 {
 			t.Errorf("after all: %+v", p)
 		}
+	}
+}
+
+// A record of the queue that is damaged while the node runs is found by whoever reads it next. An export does not promise it, and where it is the last
+// one nothing waits for it for ever.
+func TestAPendingWriteThatIsDamagedWhileTheNodeRunsKeepsNothingWaiting(t *testing.T) {
+	t.Parallel()
+	for _, lost := range []string{"box-0", "box-1", "box-2"} {
+		c, _, tower := pair(t)
+		tower.CutAndNotice()
+		makeBoxes(t, tower, "box-0", "box-1", "box-2")
+		damageQueue(t, tower, lost)
+		rest, err := tower.Exec.QueueRest()
+		carried := rest.Carried()
+		each := func(raw []byte) error {
+			_, err := carried.Intent(raw)
+			return err
+		}
+		if err == nil {
+			err = tower.Exec.EachPending(t.Context(), rest, each)
+		}
+		if e, ok := edge.AsError(err); !ok || err == nil || e.Code != "queue_damaged" {
+			t.Errorf("%s: an export that has promised three writes: %v", lost, err)
+		}
+		if rest, err = tower.Exec.QueueRest(); err == nil {
+			carried = rest.Carried()
+			err = tower.Exec.EachPending(t.Context(), rest, each)
+		}
+		if err = errors.Join(err, carried.End()); err != nil || rest.Count != 2 {
+			t.Errorf("%s: the next one: %+v, %v", lost, rest, err)
+		}
+		tower.HealAndDrain()
+		c.Agree()
+		if got := labels(t, c.Leader()); len(got) != 2 {
+			t.Errorf("without %s: %v", lost, got)
+		}
+		tower = c.Restart(tower)
+		edgetest.Eventually(t, waiting(tower, 0), func() string { return fmt.Sprintf("%+v", tower.Exec.Pending()) })
+		makeBoxes(t, tower, "after")
+		c.Agree()
+	}
+}
+
+// damageQueue flips a bit of the pending write with a label.
+func damageQueue(t *testing.T, m *edgetest.Member, label string) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(m.Dir, "pending", "0000000000000001.seg"), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := io.ReadAll(f)
+	if err == nil {
+		at := bytes.Index(raw, []byte(label))
+		_, err = f.WriteAt([]byte{raw[at] ^ 0x10}, int64(at))
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
