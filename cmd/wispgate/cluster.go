@@ -303,6 +303,7 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 			Address: p.Address, Contact: "-", Version: p.ProgramVersion, Certificate: p.CertificateEnd.UTC().Format(time.DateOnly), voter: p.Voter,
 		}
 		switch {
+		case p.Status == "removed":
 		case p.RepairAt != nil && p.LostAt != nil:
 			m.State = "repairing, lost"
 		case p.RepairAt != nil:
@@ -321,7 +322,7 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 				m.State = silentState(m.State)
 			}
 		}
-		if m.Contact == "-" && p.LostAt != nil {
+		if m.Contact == "-" && p.LostAt != nil && p.Status != "removed" {
 			m.Contact = ">" + max(st.Clock.Now.Sub(*p.LostAt), 0).Round(time.Second).String()
 		}
 		list = append(list, m)

@@ -405,9 +405,22 @@ var readRegister = edge.Query[registerWrite, register]{
 	Handle: func(v edge.View, in registerWrite) (register, error) { return findRegister(v, in.Key) },
 }
 
+type missing struct {
+	Since time.Time `json:"since"`
+}
+
+var unheardSince = edge.Query[edge.None, missing]{
+	Name: "test.unheard", Scope: "test:read", Class: edge.Read, Summary: "Say since when a node may hold writes",
+	Handle: func(v edge.View, _ edge.None) (missing, error) {
+		since, err := Unheard(v)
+		return missing{since}, err
+	},
+}
+
 func registers() edge.Module {
-	w, r := writeRegister.Op(), readRegister.Op()
-	return edge.Module{Name: "test", Summary: "Registers.", Tables: []edge.AnyTable{registerTable}, Ops: []*edge.Op{w, r}}
+	return edge.Module{
+		Name: "test", Summary: "Registers.", Tables: []edge.AnyTable{registerTable}, Ops: []*edge.Op{writeRegister.Op(), readRegister.Op(), unheardSince.Op()},
+	}
 }
 
 var tester = edge.SystemActor("acme", "test")

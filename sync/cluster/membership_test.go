@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -614,7 +615,8 @@ func TestANodeAmongOthersDoesNotStartWithoutItsPort(t *testing.T) {
 	check(t, errors.Join(m.Close(), s.Close()))
 }
 
-// While a node is away that may have queued what was committed under the same key, answers are kept for it.
+// While a node is away that may have queued what was committed under the same key, answers are kept for it, and for a while after it was removed: what
+// waits there may be carried.
 func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
 	f := newFlock(t, nil)
 	f.found("n1")
@@ -623,7 +625,12 @@ func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
 	if away == lead {
 		away = f.bird("n3")
 	}
-	since := func() time.Time { return unheard(lead.members.Peers()) }
+	since := func() time.Time {
+		t.Helper()
+		out, _, err := f.leader().exec.Ask(t.Context(), self, unheardSince.Name, json.RawMessage("{}"), 0)
+		check(t, err)
+		return out.(missing).Since
+	}
 	if since := since(); !since.IsZero() {
 		t.Errorf("nobody is away, and something may wait since %v", since)
 	}
@@ -635,6 +642,22 @@ func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
 	}
 	away.up()
 	f.until("it is back, and nothing waits", func() bool { return since().IsZero() })
+	away.down()
+	f.until("it is missed again", func() bool { return !since().IsZero() })
+	was := since()
+	check(t, f.do("sync.node.remove", Removal{Node: away.name}))
+	if now := since(); !now.Equal(was) {
+		t.Errorf("something may wait since %v; before the node was removed, since %v", now, was)
+	}
+	gone := time.Now()
+	p := Peer{Status: Joined, LostAt: new(gone.Add(-time.Hour))}
+	p.lose(gone)
+	if since := unheard([]Peer{p}, gone.Add(carriedFor-time.Minute)); since.IsZero() {
+		t.Error("what waits at a removed node may be carried, and nothing is kept for it")
+	}
+	if since := unheard([]Peer{p}, gone.Add(carriedFor+time.Minute)); !since.IsZero() {
+		t.Errorf("answers are kept since %v for a node that was removed long ago", since)
+	}
 }
 
 // TestAVoterThatHasJustDiedIsNotCountedOn: the leader misses a dead voter only after a heartbeat or more. A command that takes a vote asks anew.

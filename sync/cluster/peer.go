@@ -54,7 +54,7 @@ type Peer struct {
 	ProgramVersion string     `json:"program_version" check:"max=64" doc:"Version of its program."`
 	JoinedAt       time.Time  `json:"joined_at" doc:"When it was let in."`
 	RemovedAt      *time.Time `json:"removed_at,omitempty" doc:"When it was removed."`
-	LostAt         *time.Time `json:"lost_at,omitempty" doc:"Since when the leader has not heard of it; absent while it does."`
+	LostAt         *time.Time `json:"lost_at,omitempty" doc:"Since when the leader has not heard of it, or had not when it was removed; absent while it does."`
 	LeadAt         *time.Time `json:"lead_at,omitempty" doc:"When an operator asked that it lead."`
 	RepairAt       *time.Time `json:"repair_at,omitempty" doc:"Since when it is to be filled anew from the leader; absent when it is sound."`
 	ReplacedBy     string     `json:"replaced_by,omitempty" check:"max=64" doc:"The node that takes its place."`
@@ -119,20 +119,34 @@ func allPeers(v edge.View) ([]Peer, error) {
 	return list, nil
 }
 
-// lateWord is how long before the leader missed a node that node may have accepted what nobody heard of.
-const lateWord = time.Hour
+const (
+	// lateWord is how long before the leader missed a node that node may have accepted what nobody heard of.
+	lateWord = time.Hour
+	// carriedFor is how long after a node was removed what waits there is expected to be carried to the cluster.
+	carriedFor = 30 * 24 * time.Hour
+)
 
-// Unheard is since when a node that belongs to the cluster may hold writes that it has not handed over; the zero time where none does. A node counts as lost
-// until it is back and nothing waits in it any more.
+// Unheard is since when a node may hold writes that it has not handed over; the zero time where none does. A node counts as lost until it is back and
+// nothing waits in it any more; one that was removed while it was lost, until nobody carries here any more what waits there.
 func Unheard(v edge.View) (since time.Time, err error) {
-	all, err := allPeers(v)
-	return unheard(all), err
+	var all []Peer
+	for p, err := range peerTable.Range(v, "", "") {
+		if err != nil {
+			return since, err
+		}
+		all = append(all, p)
+	}
+	return unheard(all, v.Now()), nil
 }
 
-func unheard(all []Peer) (since time.Time) {
+func unheard(all []Peer, now time.Time) (since time.Time) {
 	for i := range all {
-		if at := all[i].LostAt; at != nil && (since.IsZero() || at.Before(since)) {
-			since = *at
+		p := &all[i]
+		if p.Status == Removed && (p.RemovedAt == nil || now.Sub(*p.RemovedAt) > carriedFor) {
+			continue
+		}
+		if p.LostAt != nil && (since.IsZero() || p.LostAt.Before(since)) {
+			since = *p.LostAt
 		}
 	}
 	if !since.IsZero() {
@@ -162,9 +176,10 @@ func mayLose(all []Peer, node string, well []string, force bool) error {
 	return nil
 }
 
+// lose makes the record that of a removed node. Since when it was lost, if it was, stays.
 func (p *Peer) lose(at time.Time) {
 	p.Status, p.Voter, p.Preferred, p.RemovedAt = Removed, false, false, new(at.UTC())
-	p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
+	p.LeadAt, p.RepairAt = nil, nil
 }
 
 // survive makes the record that of a node which goes on alone. Whether it has its vote the leader's worker sees.

@@ -205,6 +205,9 @@ var recovered = edge.Command[Survivors, edge.None]{
 			if p.Status == Removed {
 				continue
 			}
+			if p.LostAt == nil { // the old leader may have heard it, this history does not
+				p.LostAt = new(tx.Now().UTC())
+			}
 			p.lose(tx.Now())
 			if err := peerTable.Put(tx, p); err != nil {
 				return none, err
