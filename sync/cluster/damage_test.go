@@ -3,15 +3,19 @@ package cluster
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/raft"
 	"github.com/hashicorp/raft-wal/metadb"
 
+	"wispgate/edge/edgetest/peers"
 	"wispgate/edge/exec"
 	"wispgate/edge/store"
 )
@@ -293,4 +297,60 @@ func TestAFrameThatCannotBeReadIsNotTheEndOfALogThatGoesOn(t *testing.T) {
 	check(t, os.WriteFile(path, sound, 0o600))
 	b.up()
 	f.settled()
+}
+
+// The power goes while a node that is to be filled anew is being wiped: it starts, ends that, and is filled.
+func TestAWipeThatWasCutOffIsEnded(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Replica, "n2")
+	f.put("w", "k", "v")
+	f.settled()
+	b := f.bird("n2")
+	b.down()
+	check(t, f.do("sync.node.repair", PeerRef{b.name}))
+	p, _ := f.leader().members.Peer(b.name)
+	wish, err := json.Marshal(map[string]any{"for": p.RepairAt, "wiping": true})
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(b.logDir(), refillFile), wish, 0o600))
+	for _, dir := range []string{"snapshots", "log"} { // and the state is still there
+		check(t, os.RemoveAll(filepath.Join(b.logDir(), dir)))
+	}
+	check(t, b.examine(t))
+	b.up()
+	f.until("it is filled anew", func() bool {
+		p, _ := f.leader().members.Peer(b.name)
+		return p.RepairAt == nil && b.value("k") == "v"
+	})
+	f.settled()
+}
+
+// A node that starts on a full disk does not look at its log. When there is room it does, and a damaged one is named and can be repaired.
+func TestADamagedLogIsNamedWhenAFullDiskHasRoomAgain(t *testing.T) {
+	dir := t.TempDir()
+	c := conf(dir)
+	w := raise(t, dir, store.Options{}, c)
+	check(t, w.write(t, "a", "1"))
+	w.close(t)
+	check(t, os.Truncate(filepath.Join(c.Dir, "log", metadb.FileName), 0))
+	var full atomic.Bool
+	full.Store(true)
+	s, err := store.Open(store.Options{Dir: filepath.Join(dir, "store"), BallastBytes: -1, PollEvery: 5 * time.Millisecond, FreeSpace: func(string) (uint64, uint64, error) {
+		if full.Load() {
+			return 1 << 20, 1000 << 20, nil
+		}
+		return 900 << 20, 1000 << 20, nil
+	}})
+	check(t, err)
+	m, err := exec.NewMachine(s, exec.MachineOptions{})
+	check(t, err)
+	n, err := Open(c, m)
+	check(t, err)
+	w = &tower{s, m, n}
+	defer w.close(t)
+	if why := n.Status().Parked; why != parkedDisk {
+		t.Errorf("parked: %q", why)
+	}
+	full.Store(false)
+	peers.Eventually(t, "it is named", func() bool { return n.Status().Parked == parkedDamaged && code(n.Damage()) == "log_damaged" }, func() any { return n.Status() })
 }

@@ -47,12 +47,16 @@ func Examine(conf Config, machine *exec.Machine) (err error) {
 	if err := NewDirectory().load(conf.Dir); err != nil {
 		return err
 	}
+	n := &Node{conf: conf, machine: machine}
+	if r, err := n.refill(); err == nil && r.Wiping { // the start ends that first
+		return nil
+	}
 	w, snaps, err := openLog(&conf, machine)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
-	if err := (&Node{conf: conf, machine: machine}).belong(w, snaps); err != nil {
+	if err := n.belong(w, snaps); err != nil {
 		return err
 	}
 	_, err = persisted(w, snaps, machine.DurableIndex())

@@ -19,6 +19,7 @@ const methodResync = "sync.resync"
 type refill struct {
 	For    time.Time `json:"for"`    // RepairAt of the node's record
 	Loaded bool      `json:"loaded"` // what is derived from the state was built anew
+	Wiping bool      `json:"wiping"` // the wipe has begun; a power cut in it leaves a log and a state that do not belong together
 }
 
 const refillFile = "refill.json"
@@ -56,7 +57,7 @@ func (n *Node) serveResync(ctx context.Context, from string, body []byte) ([]byt
 	if err != nil {
 		return nil, err
 	}
-	if !r.For.Equal(wish) {
+	if !r.For.Equal(wish) || r.Wiping {
 		if err := n.Resync(ctx, wish); err != nil {
 			return nil, err
 		}
@@ -117,12 +118,27 @@ func (n *Node) Resync(ctx context.Context, wish time.Time) error {
 	}
 	n.log.Warn("this node's copy of the state is wiped and filled anew")
 	change := func() error {
-		if err := n.wipe(); err != nil {
+		if err := (refill{For: wish, Wiping: true}).write(n.conf.Dir); err != nil {
 			return err
 		}
-		return refill{For: wish}.write(n.conf.Dir)
+		return n.endWipe()
 	}
 	return n.betweenLives(ctx, event{life: make(chan error, 1), change: change})
+}
+
+// endWipe does a wipe that has begun, or ends one that was cut off.
+func (n *Node) endWipe() error {
+	r, err := n.refill()
+	if err != nil {
+		n.log.Error("it is not known whether this node was being wiped", "error", err) // a log and a state that belong together say that it was not
+	}
+	if !r.Wiping {
+		return nil
+	}
+	if err := n.wipe(); err != nil {
+		return err
+	}
+	return refill{For: r.For}.write(n.conf.Dir)
 }
 
 // wipe empties log, snapshots and state. The vote stays: what this node once promised holds.

@@ -87,6 +87,9 @@ func raftConfig(c *Config, t Timeouts) *raft.Config {
 
 // start opens the log and raft on it, after proof that log and state belong together.
 func (n *Node) start() (run *running, err error) {
+	if err := n.endWipe(); err != nil {
+		return nil, err
+	}
 	w, snaps, err := openLog(&n.conf, n.machine)
 	if err != nil {
 		return nil, err

@@ -158,6 +158,9 @@ func (n *Node) unpark() {
 		return // or it waits for the next look at the disk: two cannot hold the log
 	}
 	run, err := n.start()
+	if damaged(err) {
+		n.parked, n.damage = parkedDamaged, err
+	}
 	if err != nil {
 		n.log.Error("raft does not start again yet", "error", err)
 		return
@@ -245,6 +248,9 @@ func (n *Node) liveAnew(change func() error) error {
 	switch n.run = next; {
 	case next != nil:
 		n.parked, n.damage = "", nil
+	case damaged(err):
+		n.parked, n.damage = parkedDamaged, err
+		n.log.Error("raft does not start again: this node takes no part", "error", err)
 	case !refill:
 		n.parked = parkedLog
 		n.log.Error("raft does not start again: this node takes no part", "error", err)
