@@ -149,6 +149,7 @@ func (r *rebaser) begin() (err error) {
 	first := q.First()
 	if same {
 		first = max(mark.Seq+1, first)
+		q.Settled(mark.Seq)
 	}
 	p.gen, p.taken, p.next, p.queue = gen+1, first-1, first, r.queue
 	p.waiting.Store(int64(q.Next() - first))

@@ -464,3 +464,39 @@ func damageQueue(t *testing.T, m *edgetest.Member, label string) {
 		t.Fatal(err)
 	}
 }
+
+// What is damaged after the cluster has taken it over is lost to nobody, whether a start finds it or a later reading.
+func TestDamageOfASettledPendingWriteIsNoLoss(t *testing.T) {
+	t.Parallel()
+	c, _, tower := pair(t)
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "box-0", "box-1", "box-2", "box-3")
+	tower.HealAndDrain()
+	none := func(when string) {
+		t.Helper()
+		notes, err := filepath.Glob(filepath.Join(tower.Dir, "pending", "*.damaged"))
+		if p := tower.Exec.Pending(); p.Lost != 0 || p.Waiting != 0 || len(notes) > 0 || err != nil {
+			t.Errorf("%s: %+v, notes %v (%v)", when, p, notes, err)
+		}
+	}
+	damageQueue(t, tower, "box-1")
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "box-4")
+	tower.HealAndDrain()
+	none("when the queue is read again")
+	for range 2 {
+		tower = c.Restart(tower)
+		none("after a restart")
+	}
+	tower.CutAndNotice()
+	makeBoxes(t, tower, "box-5", "box-6")
+	tower = c.RestartWith(tower, func(string) { damageQueue(t, tower, "box-5") })
+	tower.HealAndDrain()
+	if p := tower.Exec.Pending(); p.Lost != 1 {
+		t.Errorf("one that waited: %+v", p)
+	}
+	if tower = c.Restart(tower); tower.Exec.Pending().Lost != 1 {
+		t.Errorf("and when the cluster is past its place: %+v", tower.Exec.Pending())
+	}
+	c.Agree()
+}

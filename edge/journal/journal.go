@@ -112,6 +112,7 @@ type Journal struct {
 	segs     []*segment // oldest first, the last one is being written
 	spares   []*segment // allocated, not yet used, ascending ordinals
 	losses   []Loss     // found and noted
+	found    []Loss     // of these, what this opening found
 	ordinal  uint64     // highest ordinal given out
 	consumed uint64     // everything below may be forgotten
 
@@ -167,7 +168,7 @@ func (j *Journal) Stats() Stats {
 	j.mu.Unlock()
 	j.segMu.Lock()
 	defer j.segMu.Unlock()
-	s.Lost = Lost(j.losses)
+	s.Lost = Lost(unsettled(slices.Clone(j.losses)))
 	s.Segments, s.Spares = len(j.segs), len(j.spares)
 	s.Bytes = int64(s.Segments+s.Spares) * j.opt.SegmentBytes
 	for _, seg := range j.segs {

@@ -1,6 +1,8 @@
 package journal
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -15,16 +17,29 @@ type Loss struct {
 	First   uint64 `json:"first"`
 	Last    uint64 `json:"last"`
 	Segment string `json:"segment"`
+
+	settled bool // nobody needed the records any more when they were found: a note, and no loss
 }
 
-const damagedExt = ".damaged"
+const (
+	damagedExt = ".damaged"
+	settledExt = ".settled"
+)
 
 func (l Loss) name() string {
-	return fmt.Sprintf("%s.lost-%d-%d%s", l.Segment, l.First, l.Last, damagedExt)
+	ext := damagedExt
+	if l.settled {
+		ext = settledExt
+	}
+	return fmt.Sprintf("%s.lost-%d-%d%s", l.Segment, l.First, l.Last, ext)
 }
 
 func parseLoss(name string) (l Loss, ok bool) {
 	rest, ok := strings.CutSuffix(name, damagedExt)
+	if !ok {
+		rest, ok = strings.CutSuffix(name, settledExt)
+		l.settled = ok
+	}
 	segment, places, found := strings.Cut(rest, ".lost-")
 	if !ok || !found {
 		return l, false
@@ -34,8 +49,15 @@ func parseLoss(name string) (l Loss, ok bool) {
 	return l, n == 2 && err == nil && l.First <= l.Last
 }
 
-// FolderLosses are the notes of losses in a journal's folder, whether it is open or not.
-func FolderLosses(dir string) (list []Loss) {
+// FolderLosses are the losses that are noted in a journal's folder, whether it is open or not.
+func FolderLosses(dir string) []Loss { return unsettled(folderNotes(dir)) }
+
+// unsettled leaves out the notes of what nobody needed.
+func unsettled(notes []Loss) []Loss {
+	return slices.DeleteFunc(notes, func(l Loss) bool { return l.settled })
+}
+
+func folderNotes(dir string) (list []Loss) {
 	entries, err := listFolder(dir)
 	if err != nil {
 		return nil
@@ -52,7 +74,43 @@ func FolderLosses(dir string) (list []Loss) {
 func (j *Journal) Losses() []Loss {
 	j.segMu.Lock()
 	defer j.segMu.Unlock()
-	return slices.Clone(j.losses)
+	return unsettled(slices.Clone(j.losses))
+}
+
+// Settled says up to where the journal's reader was done with its records when it was opened. What the opening found damaged before that place was
+// lost to nobody. The record at the place itself may be asked for again.
+func (j *Journal) Settled(place uint64) {
+	j.segMu.Lock()
+	defer j.segMu.Unlock()
+	for _, l := range j.found {
+		i := slices.Index(j.losses, l)
+		if l.Last >= place || i < 0 {
+			continue
+		}
+		was := l.name()
+		l.settled = true
+		if err := j.disk.Rename(was, l.name()); err != nil {
+			j.log.Warn("damage that cost nobody anything stays noted as a loss", slog.Any("error", err))
+			continue
+		}
+		j.losses[i] = l
+	}
+	j.found = nil
+}
+
+// covers reports whether another note says no more than this one.
+func (l Loss) covers(other Loss) bool {
+	return l.Segment == other.Segment && l.First <= other.First && other.Last <= l.Last && (other.settled || !l.settled)
+}
+
+// countLocked takes a note among those that are known, each record once: a reader that began within a run of damaged records knew a part of it.
+func (j *Journal) countLocked(l Loss) (news bool) {
+	if slices.ContainsFunc(j.losses, func(known Loss) bool { return known.covers(l) }) {
+		return false
+	}
+	j.losses = append(slices.DeleteFunc(j.losses, l.covers), l)
+	slices.SortFunc(j.losses, func(a, b Loss) int { return cmp.Compare(a.First, b.First) })
+	return true
 }
 
 // noteOf finds the note of a loss of which only the segment and the first record are known: the longest, as more may have been lost since.
@@ -73,19 +131,20 @@ func Lost(list []Loss) (n uint64) {
 	return n
 }
 
-// lose notes a loss once. segment is the file's content. Where the note cannot be written the loss is found again as long as the segment is kept.
-func (j *Journal) lose(l Loss, segment []byte) {
+// lose notes a loss once, and says whether it is news. segment is the file's content. Where the note cannot be written the loss is found again as long as
+// the segment is kept.
+func (j *Journal) lose(l Loss, segment []byte) (news bool) {
 	j.segMu.Lock()
-	known := slices.Contains(j.losses, l)
-	if !known {
-		j.losses = append(j.losses, l)
-		slices.SortFunc(j.losses, func(a, b Loss) int { return int(int64(a.First) - int64(b.First)) })
-	}
+	news = j.countLocked(l)
 	j.segMu.Unlock()
-	if known {
-		return
+	if !news {
+		return false
 	}
-	j.log.Error("acknowledged records of a journal are damaged and lost; it goes on with those behind them", slog.String("code", "journal_damaged"),
+	says, level := "acknowledged records of a journal are damaged; it goes on with those behind them", slog.LevelError
+	if l.settled {
+		says, level = "records of a journal that nobody needs any more are damaged", slog.LevelWarn
+	}
+	j.log.LogAttrs(context.Background(), level, says, slog.String("code", "journal_damaged"), //nolint:forbidigo // a line belongs to no request
 		slog.Uint64("first", l.First), slog.Uint64("last", l.Last), slog.String("segment", l.Segment))
 	f, err := j.disk.Create(l.name()+temporaryExt, int64(len(segment)))
 	if err == nil {
@@ -104,6 +163,7 @@ func (j *Journal) lose(l Loss, segment []byte) {
 	if err != nil {
 		j.log.Error("the note of lost records could not be written", slog.Any("error", err))
 	}
+	return true
 }
 
 // resume finds the next intact record behind a damaged one, up to limit.

@@ -535,3 +535,45 @@ func TestALossThatWasNotedStaysOne(t *testing.T) {
 		_ = j.Close()
 	}
 }
+
+// Whoever reads behind damaged records has lost none of them; whoever asks for one of a run has, and each record counts once.
+func TestALossIsWhatAReaderAskedFor(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	j := open(t, simOptions(d))
+	for id := range int64(100) {
+		if _, err := j.Append(t.Context(), 1, fact(id, 900)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = j.Close()
+	image := d.cut(rand.New(rand.NewPCG(1, 1)))
+	clear(image.names[segmentName(1)].data[headerSize+2500 : headerSize+4700]) // some of its records, and others behind them
+	j = open(t, simOptions(image))
+	lost := func() (n uint64) { return Lost(j.Losses()) }
+	read := func(from uint64) uint64 {
+		t.Helper()
+		var seen []uint64
+		if _, err := j.Read(from, 1, func(r Record) error { seen = append(seen, r.Seq); return nil }); err != nil || len(seen) != 1 {
+			t.Fatalf("read %v: %v", seen, err)
+		}
+		return seen[0]
+	}
+	if seq := read(8); seq != 8 || lost() != 0 {
+		t.Fatalf("read %d, %d are lost: %+v", seq, lost(), j.Losses())
+	}
+	if seq := read(4); seq <= 4 || lost() != seq-3 {
+		t.Fatalf("read %d, %d are lost: %+v", seq, lost(), j.Losses())
+	}
+	all := lost()
+	read(3)
+	read(8)
+	if lost() != all {
+		t.Errorf("%d are lost, then %d", all, lost())
+	}
+	_ = j.Close()
+	if j = open(t, simOptions(image)); lost() != all {
+		t.Errorf("%d are lost, after another start %d", all, lost())
+	}
+	_ = j.Close()
+}

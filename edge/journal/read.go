@@ -34,9 +34,6 @@ func (j *Journal) Read(from uint64, max int, visit func(Record) error) (uint64, 
 			return next, err
 		}
 		from = next
-		if end < from {
-			end = from
-		}
 		end = min(end+skipped, j.Next())
 	}
 	return from, nil
@@ -68,7 +65,7 @@ func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (next,
 			if err != nil && !errors.Is(err, errBadFrame) {
 				return from, skipped, fmt.Errorf("read journal segment: %w", err)
 			}
-			behind, err := j.skip(&s, &r, start, at)
+			behind, err := j.skip(&s, &r, start, at, from)
 			if err != nil {
 				return from, skipped, err
 			}
@@ -99,9 +96,9 @@ func (j *Journal) readSegment(from, end uint64, visit func(Record) error) (next,
 	return from, skipped, nil
 }
 
-// skip moves a reader from the damaged record at to the next intact one of the segment, and notes the loss. What was acknowledged behind the damage
-// is worth more than an error that stays.
-func (j *Journal) skip(s *segment, r *frameReader, start int64, at uint64) (behind uint64, err error) {
+// skip moves a reader of what lies from on, from the damaged record at to the next intact one of the segment, and notes the loss. What was acknowledged
+// behind the damage is worth more than an error that stays.
+func (j *Journal) skip(s *segment, r *frameReader, start int64, at, from uint64) (behind uint64, err error) {
 	buf := make([]byte, s.end)
 	if _, err := r.file.ReadAt(buf, 0); err != nil && !errors.Is(err, io.EOF) {
 		return at, fmt.Errorf("read journal segment: %w", err)
@@ -114,7 +111,7 @@ func (j *Journal) skip(s *segment, r *frameReader, start int64, at uint64) (behi
 		behind = f.seq
 	}
 	r.offset, r.buf = offset, nil
-	j.lose(Loss{First: at, Last: behind - 1, Segment: segmentName(s.ordinal)}, buf)
+	j.lose(Loss{First: at, Last: behind - 1, Segment: segmentName(s.ordinal), settled: behind <= from}, buf)
 	return behind, nil
 }
 

@@ -115,7 +115,7 @@ func (j *Journal) load() error {
 			continue
 		}
 		if l, ok := parseLoss(e.name); ok {
-			j.losses = append(j.losses, l)
+			j.countLocked(l) // nobody else knows this journal yet
 		}
 		if ordinal, ok := parseSegmentName(e.name); ok {
 			found = append(found, &segment{ordinal: ordinal, size: e.size})
@@ -243,7 +243,9 @@ func (j *Journal) takeUp() error {
 		return j.corrupt(seg, t.end, "a record does not carry the hash of the one before it")
 	}
 	for _, l := range t.lost { // before the wiping below, which may take what proves the loss
-		j.lose(l, buf)
+		if j.lose(l, buf) {
+			j.found = append(j.found, l)
+		}
 	}
 	if t.wipe > t.end {
 		j.log.Info("journal cut after an unclean stop", slog.Uint64("segment", seg.ordinal), slog.Uint64("next", t.next))

@@ -49,7 +49,7 @@ type Problem struct {
 // elsewhere: each must still stand, which proves that nothing up to it was altered or cut off. It may run beside the
 // journal's owner. The error says that nothing could be checked; what is wrong inside stands in the report.
 func Verify(dir string, key ed25519.PublicKey, known ...Head) (Report, error) {
-	v := verifier{key: key, known: map[uint64][]Head{}, notes: FolderLosses(dir)}
+	v := verifier{key: key, known: map[uint64][]Head{}, notes: folderNotes(dir)}
 	segs, err := v.list(dir)
 	if err != nil {
 		return v.report, err
