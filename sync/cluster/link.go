@@ -148,7 +148,7 @@ func (l *links) open(ctx context.Context, to string, p *peerLink) (*link, error)
 	k = newLink(conn, l.node.conf.Now)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.closed {
+	if l.closed || l.peers[to] != p { // or forgotten meanwhile: nobody would close it
 		_ = conn.Close()
 		return nil, net.ErrClosed
 	}

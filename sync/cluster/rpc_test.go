@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -287,4 +288,22 @@ func TestEvents(t *testing.T) {
 		NodeRemoved{id, "tower7-b", "operator"}, NodeUpdated{id, "tower7-b", []string{"address"}}, NodeLost{id, "tower7-b"}, NodeFound{id, "tower7-b"}, HistoryMet{id, "tower7-b", "9f2c"},
 		ChecksumMismatch{id.With("chk"), "tower7-b", 4711},
 	)
+}
+
+// A member is forgotten while somebody dials it: the connection is nobody's any more, and must not outlive the node.
+func TestAConnectionToAMemberThatWasForgottenMeanwhileIsClosed(t *testing.T) {
+	f := newFlock(t, nil)
+	b := f.found("n1")
+	f.grow(Replica, "n2")
+	f.settled()
+	l := newLinks(b.node)
+	p := l.peer("n2")
+	l.mu.Lock()
+	delete(l.peers, "n2") // as forget does
+	l.mu.Unlock()
+	if k, err := l.open(within(t, 10*time.Second), "n2", p); err == nil {
+		t.Error("a connection that nobody closes is handed out")
+		k.close(net.ErrClosed)
+	}
+	l.close()
 }
