@@ -193,12 +193,12 @@ func forgetName(dir, name string) error {
 
 // emptyForJoin refuses a folder with anything worth keeping, and clears what a node that nobody claimed has left there.
 func emptyForJoin(dir string) error {
-	exists, err := cluster.Exists(logDir(dir))
+	begun, err := cluster.Exists(logDir(dir))
 	if err != nil {
 		return err
 	}
-	if exists {
-		if err := unclaimed(dir); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "state")); begun || !errors.Is(err, fs.ErrNotExist) { // a log that is lost leaves the state
+		if err := unclaimed(dir, begun); err != nil {
 			return err
 		}
 	}
@@ -210,9 +210,9 @@ func emptyForJoin(dir string) error {
 	return nil
 }
 
-// unclaimed proves that a node was started and never claimed: its code is still there, and its state holds no tenant. Opening the store
-// also proves that it does not run.
-func unclaimed(dir string) error {
+// unclaimed proves that a node was started and never claimed: its code is still there, where its log has begun, and its state holds no tenant. Opening
+// the store also proves that it does not run.
+func unclaimed(dir string, begun bool) error {
 	st, err := store.Open(store.Options{Dir: filepath.Join(dir, "state"), BallastBytes: -1})
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func unclaimed(dir string) error {
 	if err = errors.Join(err, st.Close()); err != nil {
 		return err
 	}
-	if _, err := os.Stat(filepath.Join(dir, "claim.json")); err != nil || tenants > 0 {
+	if _, err := os.Stat(filepath.Join(dir, "claim.json")); begun && err != nil || tenants > 0 {
 		return errClusterExists(dir)
 	}
 	return nil
