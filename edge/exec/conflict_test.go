@@ -79,7 +79,9 @@ func TestAConflictOfABatchIsDecidedByWhoMayDoAllOfIt(t *testing.T) {
 	c := edgetest.NewCluster(t, 2, edgetest.Modules(m, syncPart()), quick)
 	leader, tower := c.Nodes[0], c.Nodes[1]
 	tower.CutAndNotice()
-	call := func(op, label string) edge.Call { return edge.Call{Op: op, In: fmt.Appendf(nil, `{"label":%q}`, label)} }
+	call := func(op, label string) edge.Call {
+		return edge.Call{Op: op, In: fmt.Appendf(nil, `{"label":%q}`, label)}
+	}
 	calls := []edge.Call{call(makeBox.Name, "a"), call(ship.Name, "b"), call(makeBox.Name, "c")}
 	if r, err := tower.Exec.Do(t.Context(), edge.Request{Actor: acme, Calls: calls}); err != nil || r.State != "pending" {
 		t.Fatalf("got %+v, %v", r, err)

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -140,12 +139,12 @@ func (j *Journal) lose(l Loss, segment []byte) (news bool) {
 	if !news {
 		return false
 	}
-	says, level := "acknowledged records of a journal are damaged; it goes on with those behind them", slog.LevelError
+	where := []any{slog.String("code", "journal_damaged"), slog.Uint64("first", l.First), slog.Uint64("last", l.Last), slog.String("segment", l.Segment)}
 	if l.settled {
-		says, level = "records of a journal that nobody needs any more are damaged", slog.LevelWarn
+		j.log.Warn("records of a journal that nobody needs any more are damaged", where...)
+	} else {
+		j.log.Error("acknowledged records of a journal are damaged; it goes on with those behind them", where...)
 	}
-	j.log.LogAttrs(context.Background(), level, says, slog.String("code", "journal_damaged"), //nolint:forbidigo // a line belongs to no request
-		slog.Uint64("first", l.First), slog.Uint64("last", l.Last), slog.String("segment", l.Segment))
 	f, err := j.disk.Create(l.name()+temporaryExt, int64(len(segment)))
 	if err == nil {
 		_, err = f.WriteAt(segment, 0)
