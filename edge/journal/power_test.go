@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -574,6 +575,23 @@ func TestALossIsWhatAReaderAskedFor(t *testing.T) {
 	_ = j.Close()
 	if j = open(t, simOptions(image)); lost() != all {
 		t.Errorf("%d are lost, after another start %d", all, lost())
+	}
+	_ = j.Close()
+	notes := func(ext string) (n int) {
+		for name := range image.names {
+			if strings.HasSuffix(name, ext) {
+				n++
+			}
+		}
+		return n
+	}
+	if notes(settledExt) != 1 || notes(damagedExt) != 1 {
+		t.Errorf("%d notes that nobody needs and %d losses", notes(settledExt), notes(damagedExt))
+	}
+	delete(image.names, segmentName(1)) // it is trimmed
+	j = open(t, simOptions(image))
+	if lost() != all || notes(settledExt) != 0 || notes(damagedExt) != 1 {
+		t.Errorf("without the segment: %d are lost; %d notes that nobody needs and %d losses", lost(), notes(settledExt), notes(damagedExt))
 	}
 	_ = j.Close()
 }

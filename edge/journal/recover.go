@@ -115,6 +115,12 @@ func (j *Journal) load() error {
 			continue
 		}
 		if l, ok := parseLoss(e.name); ok {
+			if l.settled && !slices.ContainsFunc(entries, func(e entry) bool { return e.name == l.Segment }) {
+				if err := j.disk.Remove(e.name); err != nil {
+					return fmt.Errorf("remove the note of a journal segment that is gone: %w", err)
+				}
+				continue
+			}
 			j.countLocked(l) // nobody else knows this journal yet
 		}
 		if ordinal, ok := parseSegmentName(e.name); ok {
