@@ -292,7 +292,10 @@ func beginsWithBatch(raw []byte) bool {
 		length := binary.LittleEndian.Uint32(raw[at+4:])
 		switch raw[at] {
 		case frameEntry, frameIndex:
-			at += int(min(frameSize(int(length)), int64(len(raw))))
+			if int64(length) > int64(len(raw)) { // an int may hold less
+				return false
+			}
+			at += int(frameSize(int(length)))
 		case frameCommit:
 			return at > 0 && length == crc32.Checksum(raw[:at], castagnoli)
 		default:
