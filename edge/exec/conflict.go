@@ -235,7 +235,7 @@ var resolveConflict = edge.Command[ResolveConflict, Conflict]{
 		if c.Status != ConflictOpen {
 			return c, ErrConflictDecided.Error(edge.Conflict)
 		}
-		for _, scope := range strings.Fields(c.Decider) {
+		for scope := range strings.FieldsSeq(c.Decider) {
 			if !tx.Actor().Has(scope) {
 				return c, missingScope(scope)
 			}
