@@ -82,6 +82,15 @@ type voter struct {
 	trans *raft.InmemTransport
 }
 
+// ahead runs a test in a bubble, if raft was built to send while it writes.
+func ahead(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	if _, mended := any(new(raft.Raft)).(interface{ Mended() }); !mended {
+		t.Skip("scripts/gomended builds a raft that sends while it writes")
+	}
+	bubble.Test(t, f)
+}
+
 // threeVoters gives a leader and two others, in a bubble. Each starts with what is in its log.
 func threeVoters(t *testing.T) (leader *voter, others []*voter) {
 	t.Helper()
@@ -105,9 +114,6 @@ func threeVoters(t *testing.T) (leader *voter, others []*voter) {
 		r, err := raft.NewRaft(rc, v.fsm, v.log, v.log, snaps, v.trans)
 		check(t, err)
 		v.Raft = r
-	}
-	if _, mended := any(all[0].Raft).(interface{ Mended() }); !mended {
-		t.Skip("scripts/gomended builds a raft that sends while it writes")
 	}
 	t.Cleanup(func() {
 		for _, v := range all {
@@ -142,7 +148,7 @@ func done(f raft.Future) chan error {
 
 // The others have an entry while the leader's own disk is still at it, it is acknowledged when the leader has it as well, and what follows goes the same way.
 func TestALeaderSendsWhileItWrites(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
+	ahead(t, func(t *testing.T) {
 		leader, others := threeVoters(t)
 		for i := range 3 {
 			next, commit := leader.wal.last()+1, leader.CommitIndex()
@@ -174,7 +180,7 @@ func TestALeaderSendsWhileItWrites(t *testing.T) {
 
 // A leader that cannot write what the others have leads no more, and does not believe that it has it: it gets the entry from the next one. Whoever asked was not told that it failed for good.
 func TestALeaderThatCannotWriteWhatItSent(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
+	ahead(t, func(t *testing.T) {
 		old, others := threeVoters(t)
 		check(t, old.Apply([]byte("before"), 0).Error())
 		next := old.wal.last() + 1
@@ -204,7 +210,7 @@ func TestALeaderThatCannotWriteWhatItSent(t *testing.T) {
 
 // Entries that only the leader had are gone with its failure: another takes their place.
 func TestWhatOnlyAFailedLeaderHadGivesWay(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
+	ahead(t, func(t *testing.T) {
 		old, others := threeVoters(t)
 		check(t, old.Apply([]byte("before"), 0).Error())
 		time.Sleep(time.Second)
