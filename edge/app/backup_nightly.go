@@ -86,7 +86,7 @@ func (c *core) writeNightly(ctx context.Context, path string) (BackupFile, error
 // run looks at the clock until ctx ends. A night that the node slept through is made up for after the start, and the first backup of all is
 // made then, too: it shows whether they work.
 func (n *nightly) run(ctx context.Context) error {
-	newest, size := newestBackup(n.dir, n.prefix)
+	newest, size := newestBackup(n.dir, n.prefix, n.now())
 	if !newest.IsZero() {
 		n.due = n.next(newest)
 		n.last.Set(float64(newest.Unix()))
@@ -161,7 +161,7 @@ func (n *nightly) sweep() {
 
 // forget removes the oldest of this node's backups beyond those that are kept.
 func (n *nightly) forget() error {
-	names := ownBackups(n.dir, n.prefix)
+	names := ownBackups(n.dir, n.prefix, n.now())
 	var errs []error
 	for _, name := range names[:max(0, len(names)-n.set.Keep)] {
 		errs = append(errs, os.Remove(filepath.Join(n.dir, name)))
@@ -169,8 +169,9 @@ func (n *nightly) forget() error {
 	return errors.Join(errs...)
 }
 
-// ownBackups are the names of a node's backups, oldest first. Other files, and those of other nodes, are nobody's business here.
-func ownBackups(dir, prefix string) (names []string) {
+// ownBackups are the names of a node's backups, oldest first. Those that were dated by a clock which was ahead are no newer than those of today, however
+// many there are, and go first. Other files, and those of other nodes, are nobody's business here.
+func ownBackups(dir, prefix string, now time.Time) (names []string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil
@@ -180,7 +181,17 @@ func ownBackups(dir, prefix string) (names []string) {
 			names = append(names, e.Name())
 		}
 	}
-	slices.Sort(names)
+	slices.SortFunc(names, func(a, b string) int {
+		first, _ := backupMadeAt(a, prefix)
+		second, _ := backupMadeAt(b, prefix)
+		if ahead := first.After(now); ahead != second.After(now) {
+			if ahead {
+				return -1
+			}
+			return 1
+		}
+		return first.Compare(second)
+	})
 	return names
 }
 
@@ -190,14 +201,17 @@ func backupMadeAt(name, prefix string) (time.Time, bool) {
 	return at, ok && err == nil && strings.HasSuffix(name, backupSuffix)
 }
 
-// newestBackup is when a node's newest backup was made, and its size; the zero time when there is none.
-func newestBackup(dir, prefix string) (time.Time, int64) {
-	names := ownBackups(dir, prefix)
+// newestBackup is when a node's newest backup was made, and its size; the zero time when there is none, or none of which that is known.
+func newestBackup(dir, prefix string, now time.Time) (time.Time, int64) {
+	names := ownBackups(dir, prefix, now)
 	if len(names) == 0 {
 		return time.Time{}, 0
 	}
 	newest := names[len(names)-1]
 	at, _ := backupMadeAt(newest, prefix)
+	if at.After(now) {
+		return time.Time{}, 0
+	}
 	info, err := os.Stat(filepath.Join(dir, newest))
 	if err != nil {
 		return time.Time{}, 0

@@ -64,7 +64,7 @@ func TestABackupIsMadeEveryNightAtItsTimeAndTheOldOnesGo(t *testing.T) {
 		}
 		n.during(t, 4*24*time.Hour+30*time.Minute) // from midnight UTC, 02:00 local
 		want := []string{"north-a-20000102T011000Z.wgb", "north-a-20000103T011000Z.wgb", "north-a-20000104T011000Z.wgb"}
-		if got := ownBackups(n.dir, n.prefix); !slices.Equal(got, want) {
+		if got := ownBackups(n.dir, n.prefix, n.now()); !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 		all, err := os.ReadDir(n.dir)
@@ -82,20 +82,20 @@ func TestAMissedNightIsMadeUpForAndTheFirstComesAtOnce(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		n := night(t, config.Backup{Keep: 7})
 		n.during(t, 2*time.Minute)
-		if got := ownBackups(n.dir, n.prefix); len(got) != 1 {
+		if got := ownBackups(n.dir, n.prefix, n.now()); len(got) != 1 {
 			t.Fatalf("after two minutes: %v", got)
 		}
 		<-time.After(50 * time.Hour) // switched off
 		again := night(t, n.set)
 		again.dir = n.dir
 		again.during(t, 2*time.Minute)
-		if got := ownBackups(n.dir, n.prefix); len(got) != 2 {
+		if got := ownBackups(n.dir, n.prefix, n.now()); len(got) != 2 {
 			t.Errorf("after two days off: %v", got)
 		}
 		once := night(t, n.set)
 		once.dir = n.dir
 		once.during(t, 2*time.Minute) // a restart in the day makes none
-		if got := ownBackups(n.dir, n.prefix); len(got) != 2 {
+		if got := ownBackups(n.dir, n.prefix, n.now()); len(got) != 2 {
 			t.Errorf("after a restart: %v", got)
 		}
 	})
@@ -125,7 +125,7 @@ func TestWhatFailsIsCountedAndTriedAgain(t *testing.T) {
 		}
 		broken = false
 		n.during(t, 90*time.Minute)
-		if got := ownBackups(n.dir, n.prefix); len(got) != 1 {
+		if got := ownBackups(n.dir, n.prefix, n.now()); len(got) != 1 {
 			t.Errorf("in order again: %v", got)
 		}
 	})
@@ -141,8 +141,37 @@ func TestAClockThatIsSetBackDoesNotStopTheBackups(t *testing.T) {
 	n.look(t.Context())
 	at = at.Add(24 * time.Hour)
 	n.look(t.Context())
-	if got := ownBackups(n.dir, n.prefix); len(got) != 2 {
+	if got := ownBackups(n.dir, n.prefix, n.now()); len(got) != 2 {
 		t.Errorf("got %v, want one of 2030 and one of 2026", got)
+	}
+}
+
+// However many backups a clock that was ahead has left, those of today stay, and one that was dated ahead is not taken for last night's.
+func TestBackupsThatWereDatedAheadGoFirst(t *testing.T) {
+	t.Parallel()
+	n := night(t, config.Backup{Keep: 2})
+	at := time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
+	n.now = func() time.Time { return at }
+	backUp := func() {
+		n.due = time.Time{}
+		n.look(t.Context())
+	}
+	backUp()
+	at = at.Add(24 * time.Hour)
+	backUp()
+	at = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
+	if newest, _ := newestBackup(n.dir, n.prefix, at); !newest.IsZero() {
+		t.Errorf("the newest is said to be of %v", newest)
+	}
+	for _, want := range [][]string{
+		{"north-a-20300102T120000Z.wgb", "north-a-20260101T120000Z.wgb"},
+		{"north-a-20260101T120000Z.wgb", "north-a-20260102T120000Z.wgb"},
+	} {
+		backUp()
+		if got := ownBackups(n.dir, n.prefix, at); !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		at = at.Add(24 * time.Hour)
 	}
 }
 

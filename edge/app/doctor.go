@@ -179,7 +179,7 @@ func gather(ctx context.Context, o DoctorOptions) *patient {
 	for _, name := range []string{"accounting", "audit", "facts", "pending"} {
 		p.journals[name] = lookAtJournal(filepath.Join(p.dir, name), o.Deep)
 	}
-	p.backupAt, _ = newestBackup(backupDir(p.dir, o.Config.Backup), backupPrefix(p.id))
+	p.backupAt, _ = newestBackup(backupDir(p.dir, o.Config.Backup), backupPrefix(p.id), p.now)
 	return p
 }
 
