@@ -113,8 +113,11 @@ const (
 // conflictID is the conflict of an intent from a queue, where it is one.
 func (in *Intent) conflictID() edge.ID { return edge.DeriveID("cfl", in.Origin.String(), 0) }
 
-// raise makes a conflict of an intent that the true state refuses.
+// raise makes a conflict of an intent that the true state refuses. A state that cannot be read refuses nothing: the intent waits.
 func (x *Exec) raise(d *draft, in *Intent, why error) (t *tx, reply edge.Reply, err error) {
+	if isUnavailable(why) {
+		return nil, edge.Reply{}, why
+	}
 	for _, most := range []int{MaxEntry, briefMember, 0} {
 		t, reply, err = x.raiseShowing(d, in, why, most)
 		if err != nil || Fits(len(t.writes)+1, t.size()+MaxOpKey) {

@@ -2,6 +2,7 @@ package exec
 
 import (
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
@@ -36,5 +37,15 @@ func TestAnAnswerIsEncodedAsJSONDoes(t *testing.T) {
 		if string(got) != string(want) {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
+	}
+}
+
+// What a node has acknowledged waits where it cannot be seen whether it is done; a conflict would ask a person to decide about the disk.
+func TestAStateThatCannotBeReadIsNoConflict(t *testing.T) {
+	t.Parallel()
+	why := edge.ErrQuorumLost.Error(edge.Unavailable)
+	made, _, err := new(Exec).raise(nil, &Intent{Origin: &Origin{Node: "n2", Queue: "q", Seq: 1}}, why)
+	if made != nil || !errors.Is(err, why) {
+		t.Errorf("got %v, %v", made, err)
 	}
 }

@@ -266,7 +266,7 @@ func (x *Exec) settleOne(d *draft, in *Intent) (t *tx, reply edge.Reply, err err
 	if err == nil && in.Origin != nil && !Fits(len(t.writes)+1, t.size()+MaxOpKey) {
 		err = edge.ErrTooLarge.Error(edge.Invalid)
 	}
-	if err != nil && in.Origin != nil && !isUnavailable(err) {
+	if err != nil && in.Origin != nil {
 		return x.raise(d, in, err)
 	}
 	return t, reply, err
