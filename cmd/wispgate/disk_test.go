@@ -56,12 +56,13 @@ func (f *flood) untilRefused() {
 	f.w.t.Helper()
 	deadline := time.Now().Add(90 * time.Second)
 	var wg sync.WaitGroup
-	for lane := range 60 { // fewer than ann may have at once
-		long := record{session: fmt.Sprintf("long-%03d", lane), status: 3, began: time.Now().Add(-24 * time.Hour)}
+	wordy := strings.Repeat("x", 180) // what a router may call a session: the reserve is full of fewer records
+	for lane := range 60 {            // fewer than ann may have at once
+		long := record{session: fmt.Sprintf("long-%03d-%s", lane, wordy), status: 3, began: time.Now().Add(-24 * time.Hour)}
 		wg.Go(func() {
 			for !f.refused.Load() && time.Now().Before(deadline) {
 				n := f.next.Add(1)
-				r := record{session: fmt.Sprintf("short-%06d", n), status: 2, began: time.Now().Add(-time.Minute), seconds: 60, in: uint64(n), out: 1000}
+				r := record{session: fmt.Sprintf("short-%06d-%s", n, wordy), status: 2, began: time.Now().Add(-time.Minute), seconds: 60, in: uint64(n), out: 1000}
 				if n%50 != 0 {
 					long.seconds, long.in, long.out = long.seconds+1, long.in+uint64(n%1000), long.out+1000
 					r = long
@@ -102,6 +103,7 @@ func (w *tower) accepted(c *radclient.Client) {
 
 // TestAFullDiskRefusesWritesAndKeepsAuthenticating fills the disk under a node, kills the node on it, and makes room again.
 func TestAFullDiskRefusesWritesAndKeepsAuthenticating(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("fills a file system of its own; not with -short")
 	}

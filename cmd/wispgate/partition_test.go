@@ -317,6 +317,7 @@ func (c *campaign) harm(rng *rand.Rand) string {
 // TestAClusterOnABadNetwork runs three real nodes in network namespaces and on disks of their own under cuts in one and in both directions,
 // flapping and narrow links, kills, pauses, power cuts, full disks and slow flushes, while people take claims of which only one can be right. WISPGATE_HARMS=n is how many times harm is done.
 func TestAClusterOnABadNetwork(t *testing.T) {
+	t.Parallel()
 	onBuilt(t)
 	c := newCampaign(t, 3)
 	ctx, cancel := context.WithCancel(t.Context())

@@ -124,13 +124,14 @@ func buildWith(t *testing.T, files map[string]string) string {
 
 // TestAResourceIsOneFileAndItsLines builds the product with a resource that nobody has heard of, and finds it everywhere.
 func TestAResourceIsOneFileAndItsLines(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds the program; not with -short")
 	}
 	built := buildPretend(t)
-	t.Setenv(builtBinary, built)
 	port := freePort(t)
 	w := newTower(t, t.TempDir(), "", fmt.Sprintf(`mqtt_listen: "", mqtt_plain_listen: "127.0.0.1:%d"`, port), fmt.Sprintf("mqtt://127.0.0.1:%d", port))
+	w.node.bin, w.relay.bin = built, built
 	w.relay.start()
 	w.noc = w.relay.claim()
 	w.node.start()

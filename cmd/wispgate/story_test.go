@@ -35,6 +35,7 @@ import (
 //	                     hook deliveries N waits until it was called N times
 //	flip DIR             turns over one bit in the middle of what is written in DIR's largest file
 func TestStories(t *testing.T) {
+	t.Parallel()
 	built := filepath.Dir(binary(t))
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),

@@ -132,6 +132,7 @@ func unpack(t *testing.T, archive, to string) {
 // A data folder that a lone node of the first version left goes on: its records, its secrets and its audit, and it becomes a cluster whose
 // second node lets the same people in.
 func TestADataFolderOfAnEarlierVersionGoesOn(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	unpack(t, filepath.Join("testdata", "data", "lone-0.1.tar.gz"), dir)
 	old := newMember(t, "old-a", dir)
@@ -248,6 +249,7 @@ func pause(ctx context.Context, d time.Duration) {
 // Three nodes are upgraded one after the other while people work. Nothing is lost or doubled, the versions agree while they are mixed, and
 // what the older ones could not read stays off until the last is gone.
 func TestARollingUpgradeLosesNothing(t *testing.T) {
+	t.Parallel()
 	onBuilt(t)
 	former, next := versions(t)
 	var members []*towerNode
