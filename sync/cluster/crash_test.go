@@ -143,6 +143,7 @@ func startProposer(t *testing.T, dir string, env ...string) *peers.Writer {
 
 // TestKillNineLosesNoAcknowledgedProposal kills the proposer at random moments, over and over on the same directory. KILLS=n runs longer.
 func TestKillNineLosesNoAcknowledgedProposal(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	last := uint64(0)
 	for range peers.Rounds(t, "KILLS", 4) {
@@ -155,6 +156,7 @@ func TestKillNineLosesNoAcknowledgedProposal(t *testing.T) {
 
 // A kill after the log's commit and before the store's: the store is as old as the last flush, the log makes up for it.
 func TestADeathBetweenLogAndStoreIsMadeGoodByTheLog(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	last := uint64(0)
 	for _, writes := range []uint64{1, 2, 40, 900, 3} {
@@ -168,6 +170,7 @@ func TestADeathBetweenLogAndStoreIsMadeGoodByTheLog(t *testing.T) {
 
 // TestAPowerCutLosesNoAcknowledgedProposal cuts the power under a proposer: what was acknowledged before the cut must be on the disk.
 func TestAPowerCutLosesNoAcknowledgedProposal(t *testing.T) {
+	t.Parallel()
 	peers.PowerCuts(t, func(dir string) *peers.Writer { return startProposer(t, dir) },
 		func(dir string, acked uint64) uint64 { return checkCrash(t, dir, acked) })
 }

@@ -173,6 +173,7 @@ func TestALogThatIsGoneIsNamed(t *testing.T) {
 
 // Whatever is flipped or cut in the metadata of a log, they open as they were or are refused.
 func TestDamagedMetadataOfTheLogNeverEndTheProgram(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c, err := Config{Dir: dir, NodeID: "n1", ClusterID: "c1", Logger: slog.New(slog.DiscardHandler)}.withDefaults()
 	check(t, err)

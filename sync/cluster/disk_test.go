@@ -19,6 +19,7 @@ import (
 // TestAFullDiskNeitherKillsNorSealsTheLog fills a real file system under a working node, several times over, and gives the room back.
 // The node refuses, goes on reading, comes back without a restart, and has lost nothing; its log still rotates.
 func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}
@@ -77,6 +78,7 @@ func TestAFullDiskNeitherKillsNorSealsTheLog(t *testing.T) {
 // TestALogThatMetAFullDiskWorksAgain lets the log itself run into ENOSPC, which the look before each proposal otherwise prevents: the
 // guard is told of free space that is not there.
 func TestALogThatMetAFullDiskWorksAgain(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("mounts a file system")
 	}

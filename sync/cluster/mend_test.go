@@ -132,6 +132,7 @@ func tailFile(t *testing.T, dir string) string {
 // A sealing write (about 300 octets: an entry, the index, the commit) of which only some sectors arrived. The entries before it stay, the log
 // works on, and nothing of the torn write comes back later.
 func TestASealingWriteThatWasTornLeavesAWorkingLog(t *testing.T) {
+	t.Parallel()
 	whole := t.TempDir()
 	last := sealedTail(t, whole)
 	raw, err := os.ReadFile(tailFile(t, whole))

@@ -397,6 +397,7 @@ func TestAWriteThatHangsParksTheNodeForGood(t *testing.T) {
 }
 
 func TestTheLogIsCutButKeepsWhatItsBudgetAllows(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	c := conf(dir)
 	c.SegmentBytes, c.LogBudget = 64<<10, 1
