@@ -26,6 +26,19 @@ func (p Ports) well(prep edge.Prep, force bool) []string {
 	return nil
 }
 
+// among is what a command of the operator that may cost a vote looks at: the node, as find reads it by its name, and all nodes that belong to
+// the cluster.
+func among(tx edge.Tx, node string, find func(edge.View, string) (Peer, error)) (p Peer, all []Peer, err error) {
+	if err := onlyOperator(tx); err != nil {
+		return p, nil, err
+	}
+	if p, err = find(tx, node); err != nil {
+		return p, nil, err
+	}
+	all, err = allPeers(tx)
+	return p, all, err
+}
+
 // PeerRef names a node.
 type PeerRef struct {
 	Node string `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
@@ -57,14 +70,7 @@ func demote(p Ports) edge.Command[Demotion, Peer] {
 		Name: "sync.node.demote", Scope: "sync:write", Class: edge.Admin, Summary: "Take a node's vote and keep it as a replica",
 		Prepare: func(prep edge.Prep, in *Demotion) error { in.Well = p.well(prep, in.Force); return nil },
 		Handle: func(tx edge.Tx, in Demotion) (Peer, error) {
-			if err := onlyOperator(tx); err != nil {
-				return Peer{}, err
-			}
-			all, err := allPeers(tx)
-			if err != nil {
-				return Peer{}, err
-			}
-			p, err := livePeer(tx, in.Node)
+			p, all, err := among(tx, in.Node, livePeer)
 			if err == nil && p.Voter {
 				err = mayLose(all, p.Node, in.Well, in.Force)
 			}
@@ -88,14 +94,7 @@ func remove(p Ports) edge.Command[Removal, Peer] {
 		Name: "sync.node.remove", Scope: "sync:write", Class: edge.Admin, Summary: "Remove a node for ever",
 		Prepare: func(prep edge.Prep, in *Removal) error { in.Well = p.well(prep, in.Force); return nil },
 		Handle: func(tx edge.Tx, in Removal) (Peer, error) {
-			if err := onlyOperator(tx); err != nil {
-				return Peer{}, err
-			}
-			all, err := allPeers(tx)
-			if err != nil {
-				return Peer{}, err
-			}
-			p, err := peer(tx, in.Node)
+			p, all, err := among(tx, in.Node, peer)
 			if err != nil || p.Status == Removed {
 				return p, err
 			}
@@ -142,14 +141,7 @@ func repair(p Ports) edge.Command[Repair, Peer] {
 		Name: "sync.node.repair", Scope: "sync:write", Class: edge.Admin, Summary: "Wipe a node's copy of the state and fill it anew from the leader",
 		Prepare: func(prep edge.Prep, in *Repair) error { in.Well = p.well(prep, false); return nil },
 		Handle: func(tx edge.Tx, in Repair) (Peer, error) {
-			if err := onlyOperator(tx); err != nil {
-				return Peer{}, err
-			}
-			p, err := livePeer(tx, in.Node)
-			if err != nil {
-				return Peer{}, err
-			}
-			all, err := allPeers(tx)
+			p, all, err := among(tx, in.Node, livePeer)
 			if err != nil {
 				return Peer{}, err
 			}
