@@ -190,14 +190,7 @@ const (
 
 // factsLoop writes what the front door refused as facts of the journal, at most one per login, router and reason every factsEvery.
 func (n *Node) factsLoop(ctx context.Context) error {
-	ticker := time.NewTicker(factsEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+	return every(ctx, factsEvery, func() error {
 		for _, f := range n.facts.auth.facts() {
 			raw, err := json.Marshal(f)
 			if err != nil {
@@ -207,23 +200,18 @@ func (n *Node) factsLoop(ctx context.Context) error {
 				n.log.Warn("fact could not be kept", "type", f.Type, "error", err)
 			}
 		}
-	}
+		return nil
+	})
 }
 
 // trimLoop forgets what was drained and what the relay has stored, and commits how far the streams are.
 func (n *Node) trimLoop(ctx context.Context) error {
-	ticker := time.NewTicker(trimEvery)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
+	return every(ctx, trimEvery, func() error {
 		if err := n.trim(ctx); err != nil && ctx.Err() == nil {
 			n.log.Warn("journals could not be trimmed, trying again", "error", err)
 		}
-	}
+		return nil
+	})
 }
 
 func (n *Node) trim(ctx context.Context) error {

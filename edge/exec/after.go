@@ -23,13 +23,7 @@ func (x *Exec) afterLoop(ctx context.Context, f edge.Flow) {
 				backoff = 0
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-wake:
-			timer.Stop()
-		case <-ctx.Done():
-			timer.Stop()
+		if !pauseFor(ctx, wait, wake) {
 			return
 		}
 	}

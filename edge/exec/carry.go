@@ -114,7 +114,7 @@ func (x *Exec) EachPending(ctx context.Context, q QueueRest, visit func(intent [
 func (x *Exec) Reconcile(ctx context.Context) error {
 	for version := x.Version(); !x.pending.idle() && x.pending.looked.Load() < version; {
 		x.pending.wake()
-		if !pauseFor(ctx, sendRetry) {
+		if !pauseFor(ctx, sendRetry, nil) {
 			return ctx.Err()
 		}
 	}
@@ -234,7 +234,7 @@ func (x *Exec) agreeOn(ctx context.Context, q QueueRest, former bool) (settled, 
 			return mark, ErrQueueOrder.Error(edge.Conflict)
 		case err == nil:
 			return mark, nil
-		case !x.log.Contact() || !pauseFor(ctx, retryLeast):
+		case !x.log.Contact() || !pauseFor(ctx, retryLeast, nil):
 			return mark, err
 		}
 	}
@@ -334,7 +334,7 @@ func (x *Exec) settlePage(ctx context.Context, page []*Intent, done *TakenOver) 
 		if err == nil {
 			err = edge.ErrUnknown.Error(edge.Unavailable)
 		}
-		if tries++; tries >= carryTries || !pauseFor(ctx, pause) {
+		if tries++; tries >= carryTries || !pauseFor(ctx, pause, nil) {
 			return err
 		}
 		pause = min(2*pause, retryMost)

@@ -26,13 +26,7 @@ func (x *Exec) dueLoop(ctx context.Context) {
 				wait = dueIdle
 			}
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-wake:
-			timer.Stop()
-		case <-ctx.Done():
-			timer.Stop()
+		if !pauseFor(ctx, wait, wake) {
 			return
 		}
 	}

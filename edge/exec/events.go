@@ -200,7 +200,7 @@ func olderThan(val []byte, limit time.Time) bool {
 
 // janitor removes what nobody needs any more: answers past their time, if there is a clock to say so, and events that every reader has passed.
 func (x *Exec) janitor(ctx context.Context) {
-	for x.pause(ctx, janitorEvery) {
+	for pauseFor(ctx, janitorEvery, nil) {
 		if !x.log.IsLeader() {
 			continue
 		}
@@ -227,17 +227,5 @@ func (x *Exec) untilDone(ctx context.Context, step func() (more bool, err error)
 		if err != nil || !more || ctx.Err() != nil {
 			return err
 		}
-	}
-}
-
-// pause waits, and reports whether work goes on.
-func (x *Exec) pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }

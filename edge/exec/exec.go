@@ -285,7 +285,7 @@ func (x *Exec) admit(ctx context.Context, w *waiter) (last *waiter, joined bool)
 		if err := x.send(patient, w); err != nil {
 			x.finish(w, edge.Reply{}, err)
 		}
-		if _, err := w.wait(ctx, false); !isQuorumLost(err) || !x.evaluating(w) || !pauseFor(patient, sendRetry) {
+		if _, err := w.wait(ctx, false); !isQuorumLost(err) || !x.evaluating(w) || !pauseFor(patient, sendRetry, nil) {
 			return w, false
 		}
 		if w, joined = x.rejoin(w); joined {

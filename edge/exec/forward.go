@@ -94,7 +94,7 @@ func (x *Exec) send(ctx context.Context, w *waiter) error {
 			}
 			answer = err
 		}
-		if !pauseFor(ctx, sendRetry) {
+		if !pauseFor(ctx, sendRetry, nil) {
 			return answer
 		}
 	}
@@ -103,12 +103,14 @@ func (x *Exec) send(ctx context.Context, w *waiter) error {
 // sendRetry is the pause between two attempts to reach a leader.
 const sendRetry = 20 * time.Millisecond
 
-// pauseFor waits, and reports whether ctx goes on.
-func pauseFor(ctx context.Context, d time.Duration) bool {
+// pauseFor waits, no longer than until wake closes where there is one, and reports whether ctx goes on.
+func pauseFor(ctx context.Context, d time.Duration, wake <-chan struct{}) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case <-timer.C:
+		return true
+	case <-wake:
 		return true
 	case <-ctx.Done():
 		return false
@@ -281,7 +283,7 @@ func (x *Exec) ReadVersion(ctx context.Context) (uint64, error) {
 				return 0, err
 			}
 		}
-		if !pauseFor(ctx, sendRetry) {
+		if !pauseFor(ctx, sendRetry, nil) {
 			return 0, answer
 		}
 	}
