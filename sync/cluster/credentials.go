@@ -136,17 +136,16 @@ func (c *Credentials) loadCA() (err error) {
 // nodes that do, and could let nobody in. It keeps the old CA's certificate, by which it knows again whom it has left behind, and its own key,
 // by which they know it. Where the power goes in between, the next attempt ends what this one began.
 func (c *Credentials) succeed(now time.Time) (made bool, err error) {
-	if !c.holdsCA() {
+	if c.whole() {
+		return false, nil
+	}
+	if made = !c.holdsCA(); made {
 		if err := c.rememberCA(); err != nil {
 			return false, err
 		}
 		if err := c.makeCA(); err != nil {
 			return false, err
 		}
-		made = true
-	}
-	if c.Leaf().CheckSignatureFrom(c.CA()) == nil {
-		return made, nil
 	}
 	return made, c.renewSelf(now)
 }

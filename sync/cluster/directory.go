@@ -3,11 +3,7 @@ package cluster
 import (
 	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 
@@ -116,15 +112,8 @@ func noteMembers(dir string, list []Peer) error {
 }
 
 func (d *Directory) load(dir string) error {
-	raw, err := os.ReadFile(filepath.Join(dir, notedFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
 	var list []Peer
-	if err == nil {
-		err = json.Unmarshal(raw, &list)
-	}
-	if err != nil {
+	if err := readNote(dir, notedFile, &list); err != nil {
 		return errNotedDamaged(dir, err)
 	}
 	d.mu.Lock()

@@ -22,17 +22,22 @@ type identity struct {
 }
 
 func readIdentity(dir string) (id identity, err error) {
-	raw, err := os.ReadFile(filepath.Join(dir, identityFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return id, nil
-	}
-	if err != nil {
-		return id, fmt.Errorf("read cluster identity: %w", err)
-	}
-	if err := json.Unmarshal(raw, &id); err != nil {
+	if err := readNote(dir, identityFile, &id); err != nil {
 		return id, fmt.Errorf("read cluster identity: %w", err)
 	}
 	return id, nil
+}
+
+// readNote reads what a file of the log's folder holds as JSON; where there is no such file, into stays as it is.
+func readNote(dir, name string, into any) error {
+	raw, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(raw, into)
 }
 
 func (id identity) write(dir string) error {

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -25,14 +24,7 @@ type refill struct {
 const refillFile = "refill.json"
 
 func (n *Node) refill() (r refill, err error) {
-	raw, err := os.ReadFile(filepath.Join(n.conf.Dir, refillFile))
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(raw, &r)
-	}
-	if err != nil {
+	if err := readNote(n.conf.Dir, refillFile, &r); err != nil {
 		return r, fmt.Errorf("read refill: %w", err)
 	}
 	return r, nil

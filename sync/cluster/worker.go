@@ -203,7 +203,7 @@ func (w *work) recover(ctx context.Context) error {
 // Recover did so. The old key went with the voters, and only nodes that were removed trust it.
 func (w *work) authorise(context.Context) error {
 	creds := w.n.conf.Credentials
-	if creds == nil || len(w.servers) != 1 || len(w.peers) != 1 || !w.self(w.peers[0].Node) || creds.whole() {
+	if creds == nil || len(w.servers) != 1 || len(w.peers) != 1 || !w.self(w.peers[0].Node) {
 		return nil
 	}
 	made, err := creds.succeed(w.n.effectiveNow())
