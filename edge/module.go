@@ -162,6 +162,15 @@ func (c *checker) op(m *Module, op *Op) {
 	if op.err != nil {
 		c.add("operation %s: %w", op.Name, op.err)
 	}
+	if op.handle == nil && op.ask == nil {
+		c.add("operation %s: Handle is missing", op.Name)
+	}
+	if op.NeedsMatch && !op.Matches {
+		c.add("operation %s: NeedsMatch without Record", op.Name)
+	}
+	if (op.shows == nil) != (op.shown == nil) {
+		c.add("operation %s: of Shows and Record one is missing", op.Name)
+	}
 	if !scopeForm.MatchString(op.Scope) {
 		c.add("operation %s: scope %q is missing or misspelt; a public operation says %q", op.Name, op.Scope, Public)
 	}

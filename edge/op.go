@@ -108,31 +108,26 @@ type Op struct {
 	again   func(Tx, any) error
 	ask     func(View, any) (any, error)
 	record  func(any) ID
+	shows   AnyTable     // the answer is a record of it,
+	shown   func(any) ID // with this id
 }
 
-// Op erases the command's types.
+// Op erases the command's types. The program holds a copy of it for each command, so what does not depend on the types stands in newOp and in
+// Module.Check.
 func (c Command[In, Out]) Op() *Op {
-	op := &Op{
-		Name: c.Name, Scope: c.Scope, Summary: c.Summary, Class: c.Class, Command: true,
-		Offline: c.Offline, Level: c.Level, NeedsMatch: c.NeedsMatch, Matches: c.Record != nil,
-		decode: decoder[In](),
-		handle: func(tx Tx, in any) (any, error) { return c.Handle(tx, *in.(*In)) },
+	op := newOp(c.Name, c.Scope, c.Summary, c.Class, decoder[In](), SchemaOf[In], SchemaOf[Out])
+	op.Command, op.Offline, op.Level, op.NeedsMatch, op.Matches = true, c.Offline, c.Level, c.NeedsMatch, c.Record != nil
+	if handle := c.Handle; handle != nil {
+		op.handle = func(tx Tx, in any) (any, error) { return handle(tx, *in.(*In)) }
 	}
-	op.schemas(SchemaOf[In])(SchemaOf[Out])
-	if c.Handle == nil {
-		op.err = errors.Join(op.err, errors.New("Handle is missing"))
+	if prepare := c.Prepare; prepare != nil {
+		op.prepare = func(p Prep, in any) error { return prepare(p, in.(*In)) }
 	}
-	if c.NeedsMatch && c.Record == nil {
-		op.err = errors.Join(op.err, errors.New("NeedsMatch without Record"))
+	if again := c.Again; again != nil {
+		op.again = func(tx Tx, in any) error { return again(tx, *in.(*In)) }
 	}
-	if c.Prepare != nil {
-		op.prepare = func(p Prep, in any) error { return c.Prepare(p, in.(*In)) }
-	}
-	if c.Again != nil {
-		op.again = func(tx Tx, in any) error { return c.Again(tx, *in.(*In)) }
-	}
-	if c.Record != nil {
-		op.record = func(in any) ID { return c.Record(*in.(*In)) }
+	if record := c.Record; record != nil {
+		op.record = func(in any) ID { return record(*in.(*In)) }
 	}
 	return op
 }
@@ -142,63 +137,27 @@ func (c Command[In, Out]) Within(tx Tx, in In) (Out, error) { return c.Handle(tx
 
 // Op erases the query's types.
 func (q Query[In, Out]) Op() *Op {
-	op := &Op{
-		Name: q.Name, Scope: q.Scope, Summary: q.Summary, Class: q.Class,
-		decode: decoder[In](),
-		ask:    func(v View, in any) (any, error) { return q.Handle(v, *in.(*In)) },
+	op := newOp(q.Name, q.Scope, q.Summary, q.Class, decoder[In](), SchemaOf[In], SchemaOf[Out])
+	if handle := q.Handle; handle != nil {
+		op.ask = func(v View, in any) (any, error) { return handle(v, *in.(*In)) }
 	}
-	op.schemas(SchemaOf[In])(SchemaOf[Out])
-	if q.Handle == nil {
-		op.err = errors.Join(op.err, errors.New("Handle is missing"))
+	if record := q.Record; record != nil {
+		op.shown = func(in any) ID { return record(*in.(*In)) }
 	}
-	if (q.Shows == nil) != (q.Record == nil) {
-		op.err = errors.Join(op.err, errors.New("of Shows and Record one is missing"))
-	}
-	if q.Shows != nil {
-		handle := op.ask
-		op.ask = func(v View, in any) (any, error) {
-			raw, version, err := q.Shows.Raw(v, q.Record(*in.(*In)))
-			if err != nil || raw == nil {
-				return handle(v, in)
-			}
-			return Stored{raw, version}, nil
-		}
-	}
+	op.shows = q.Shows
 	return op
 }
 
-func (op *Op) schemas(in func() (*Schema, error)) func(out func() (*Schema, error)) {
+func newOp(name, scope, summary string, class Class, decode func([]byte) (any, error), in, out func() (*Schema, error)) *Op {
+	op := &Op{Name: name, Scope: scope, Summary: summary, Class: class, decode: decode}
 	var err error
 	if op.In, err = in(); err != nil {
 		op.err = fmt.Errorf("input: %w", err)
 	}
-	return func(out func() (*Schema, error)) {
-		if op.Out, err = out(); err != nil {
-			op.err = errors.Join(op.err, fmt.Errorf("output: %w", err))
-		}
+	if op.Out, err = out(); err != nil {
+		op.err = errors.Join(op.err, fmt.Errorf("output: %w", err))
 	}
-}
-
-func decoder[In any]() func(raw []byte) (any, error) {
-	short := loneText[In]()
-	return func(raw []byte) (any, error) {
-		in := new(In)
-		if len(raw) == 0 || short != nil && short(raw, in) {
-			return in, nil
-		}
-		return decodeAs(raw, in)
-	}
-}
-
-func decodeAs[In any](raw []byte, in *In) (any, error) {
-	if err := json.Unmarshal(raw, in); err != nil {
-		var te *json.UnmarshalTypeError
-		if errors.As(err, &te) {
-			return nil, ErrInput.Error(Invalid, Field("/"+strings.ReplaceAll(te.Field, ".", "/"), "has the wrong type", "use a "+te.Type.String()))
-		}
-		return nil, ErrInput.Error(Invalid, Field("", "cannot be read", "send the documented shape"))
-	}
-	return in, nil
+	return op
 }
 
 // Decode reads an input from JSON. The gateway has checked it against the schema before; here only types matter.
@@ -224,7 +183,14 @@ func (op *Op) Again(tx Tx, in any) error {
 }
 
 // Ask runs a query on a decoded input.
-func (op *Op) Ask(v View, in any) (any, error) { return op.ask(v, in) }
+func (op *Op) Ask(v View, in any) (any, error) {
+	if op.shows != nil {
+		if raw, version, err := op.shows.Raw(v, op.shown(in)); err == nil && raw != nil {
+			return Stored{raw, version}, nil
+		}
+	}
+	return op.ask(v, in)
+}
 
 // Record is the record that If-Match speaks of, "" for none.
 func (op *Op) Record(in any) ID {

@@ -3,6 +3,7 @@ package edge
 import (
 	"encoding"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -276,10 +277,33 @@ func (s *Schema) unbounded(at string) (errs []error) {
 	return errs
 }
 
+func decoder[In any]() func(raw []byte) (any, error) { return decoderOf(reflect.TypeFor[In]()) }
+
+// decoderOf returns a reader of inputs of type t; what it returns points to one.
+func decoderOf(t reflect.Type) func(raw []byte) (any, error) {
+	short := loneText(t)
+	return func(raw []byte) (any, error) {
+		in := reflect.New(t)
+		if len(raw) > 0 && (short == nil || !short(raw, in.Elem())) {
+			if err := json.Unmarshal(raw, in.Interface()); err != nil {
+				return nil, unreadable(err)
+			}
+		}
+		return in.Interface(), nil
+	}
+}
+
+func unreadable(err error) error {
+	var te *json.UnmarshalTypeError
+	if errors.As(err, &te) {
+		return ErrInput.Error(Invalid, Field("/"+strings.ReplaceAll(te.Field, ".", "/"), "has the wrong type", "use a "+te.Type.String()))
+	}
+	return ErrInput.Error(Invalid, Field("", "cannot be read", "send the documented shape"))
+}
+
 // loneText returns a reader of inputs that hold one string and nothing else, as reads by id do: {"id":"…"}, just as the gateway writes it
 // from a path. What the reader does not take is left to encoding/json, as is everything where loneText returns nil.
-func loneText[In any]() func(raw []byte, in *In) bool {
-	t := reflect.TypeFor[In]()
+func loneText(t reflect.Type) func(raw []byte, in reflect.Value) bool {
 	if t.Kind() != reflect.Struct || t.NumField() != 1 {
 		return nil
 	}
@@ -292,7 +316,7 @@ func loneText[In any]() func(raw []byte, in *In) bool {
 		return nil
 	}
 	head := `{"` + name + `":"`
-	return func(raw []byte, in *In) bool {
+	return func(raw []byte, in reflect.Value) bool {
 		n := len(raw) - len(`"}`)
 		if n < len(head) || string(raw[:len(head)]) != head || string(raw[n:]) != `"}` {
 			return false
@@ -302,7 +326,7 @@ func loneText[In any]() func(raw []byte, in *In) bool {
 				return false
 			}
 		}
-		reflect.ValueOf(in).Elem().Field(0).SetString(string(raw[len(head):n]))
+		in.Field(0).SetString(string(raw[len(head):n]))
 		return true
 	}
 }

@@ -296,6 +296,10 @@ func (t *Table[T]) reindex(tx Tx, was, now *T) error {
 	if err != nil {
 		return err
 	}
+	return replaceEntries(tx, t.Name, before, after)
+}
+
+func replaceEntries(tx Tx, table string, before, after []indexEntry) error {
 	for _, e := range before {
 		if !hasEntry(after, e) {
 			tx.Delete(e.key)
@@ -311,7 +315,7 @@ func (t *Table[T]) reindex(tx Tx, was, now *T) error {
 				return err
 			}
 			if holder != nil {
-				return uniqueConflict(t.Name, e.index)
+				return uniqueConflict(table, e.index)
 			}
 		}
 		tx.Put(e.key, []byte(e.val))
@@ -511,13 +515,18 @@ func checkTable(name, prefix string) (errs []error) {
 func checkIndexes[T any](table string, list []Index[T]) (errs []error) {
 	seen := map[string]bool{"external_id": true, "due": true}
 	for _, ix := range list {
-		if ix.Name == "" || ix.Keys == nil || seen[ix.Name] || strings.ContainsAny(ix.Name, "/#!") {
-			errs = append(errs, fmt.Errorf("table %s: index %q is unnamed, without Keys or declared twice", table, ix.Name))
-		}
-		seen[ix.Name] = true
-		if ix.Global && !ix.Unique {
-			errs = append(errs, fmt.Errorf("table %s: index %s is global but not unique", table, ix.Name))
-		}
+		errs = append(errs, checkIndex(table, ix.Name, ix.Keys != nil, ix.Unique, ix.Global, seen)...)
+	}
+	return errs
+}
+
+func checkIndex(table, name string, keys, unique, global bool, seen map[string]bool) (errs []error) {
+	if name == "" || !keys || seen[name] || strings.ContainsAny(name, "/#!") {
+		errs = append(errs, fmt.Errorf("table %s: index %q is unnamed, without Keys or declared twice", table, name))
+	}
+	seen[name] = true
+	if global && !unique {
+		errs = append(errs, fmt.Errorf("table %s: index %s is global but not unique", table, name))
 	}
 	return errs
 }
