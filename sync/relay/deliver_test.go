@@ -61,8 +61,14 @@ func TestExhaustedDeliveriesBecomeDeadLettersAndReplaysKeepTheID(t *testing.T) {
 	fail := true
 	g, rc, e := feed(t, 1, nil, nil, nil)
 	rc.wait(1)
-	// The receiver has it; the replay must not meet the first attempt still under way, which it would leave alone.
-	g.eventually("not delivered", func() bool { return len(g.deliveries(map[string]any{"status": "delivered"})) == 1 })
+	// A replay leaves alone what is under way, and an attempt is so for a moment after what came of it is stored.
+	ended := func(as relay.DeliveryStatus) {
+		t.Helper()
+		g.eventually("not "+string(as), func() bool {
+			return len(g.deliveries(map[string]any{"status": as})) == 1 && g.health(e.ID).UnderWay == 0
+		})
+	}
+	ended(relay.Delivered)
 	rc.mu.Lock()
 	rc.answer = func(_ int, w http.ResponseWriter, _ *http.Request) {
 		rc.mu.Lock()
@@ -79,7 +85,7 @@ func TestExhaustedDeliveriesBecomeDeadLettersAndReplaysKeepTheID(t *testing.T) {
 	if j := replay(); j.Expected != 1 || j.Status != relay.JobPending {
 		t.Errorf("job %s", asJSON(j))
 	}
-	g.eventually("no dead letter", func() bool { return len(g.deliveries(map[string]any{"status": "dead"})) == 1 })
+	ended(relay.Dead)
 	ids := rc.ids()
 	if len(ids) != 1+1+len(fast) {
 		t.Errorf("%d attempts, want the first delivery, one replay and %d retries", len(ids), len(fast))
