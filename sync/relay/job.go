@@ -197,7 +197,11 @@ const testEvent = "relay.endpoint.tested"
 func (r *Relay) runJobs(ctx context.Context, x edge.Executor) error {
 	for {
 		for id, tenant := range r.reg.unfinished() {
-			if err := r.runJob(ctx, x, tenant, id); err != nil {
+			err := r.runJob(ctx, x, tenant, id)
+			if ctx.Err() != nil {
+				return nil // the next start goes on with the job
+			}
+			if err != nil {
 				return fmt.Errorf("job %s: %w", id, err)
 			}
 		}
