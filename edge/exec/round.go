@@ -18,7 +18,7 @@ import (
 const (
 	roundBound  = 64 // intents per round
 	flightBound = 4  // rounds on their way
-	roundWorth  = 16 // intents that are worth a round on top of others; fewer of them wait for company
+	roundWorth  = 16 // intents that are worth a round on top of others, with half of what is on its way; fewer of them wait for company
 )
 
 // round is one evaluation of a batch, from then on until its entry is applied.
@@ -91,7 +91,16 @@ func (s *stream) due() bool {
 	case n == 0:
 		return true
 	}
-	return n < flightBound && s.flight[0].term != 0 && len(s.waiting) >= roundWorth
+	return n < flightBound && s.flight[0].term != 0 && len(s.waiting) >= s.worth()
+}
+
+// worth is how many intents a round on top of others needs. One that is small beside those costs every node a flush and saves its callers little.
+func (s *stream) worth() int {
+	sent := 0
+	for _, r := range s.flight {
+		sent += len(r.waiters)
+	}
+	return max(roundWorth, min(sent/2, roundBound))
 }
 
 // launch evaluates what waits and sends it.
