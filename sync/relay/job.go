@@ -197,11 +197,7 @@ const testEvent = "relay.endpoint.tested"
 func (r *Relay) runJobs(ctx context.Context, x edge.Executor) error {
 	for {
 		for id, tenant := range r.reg.unfinished() {
-			err := r.runJob(ctx, x, tenant, id)
-			if ctx.Err() != nil {
-				return nil // the next start goes on with the job
-			}
-			if err != nil {
+			if err := r.runJob(ctx, x, tenant, id); err != nil && ctx.Err() == nil { // what the end of the program cuts off goes on at the next start
 				return fmt.Errorf("job %s: %w", id, err)
 			}
 		}
