@@ -153,13 +153,20 @@ func TestAHighWaterMarkGivesWayOnlyToASynchronisedClock(t *testing.T) {
 	}
 }
 
-func TestAClockThatJumpsAheadOfMostVotersExpiresNobodyAndDatesNothing(t *testing.T) {
-	t.Parallel()
-	begin := time.Now().UTC().Truncate(time.Second)
-	clock := newHandClock(begin)
-	n := startNodeAt(t, t.TempDir(), clock)
+// towerByHand is a claimed node whose clock the test sets, with logins that are paid for four hours.
+func towerByHand(t *testing.T) (begin time.Time, clock *handClock, n *running) {
+	t.Helper()
+	begin = time.Now().UTC().Truncate(time.Second)
+	clock = newHandClock(begin)
+	n = startNodeAt(t, t.TempDir(), clock)
 	n.claim("acme")
 	seedRADIUS(n, begin.Add(4*time.Hour))
+	return begin, clock, n
+}
+
+func TestAClockThatJumpsAheadOfMostVotersExpiresNobodyAndDatesNothing(t *testing.T) {
+	t.Parallel()
+	begin, clock, n := towerByHand(t)
 	n.floor.agreed.Say(clock.now(), n.floor.passed()) // as the others do every second
 	clock.set(begin.AddDate(0, 1, 0))
 	if at := n.effectiveTime(); at.Sub(begin) > time.Minute {
@@ -186,11 +193,7 @@ func TestAClockThatJumpsAheadOfMostVotersExpiresNobodyAndDatesNothing(t *testing
 
 func TestWhatAWrongClockWroteDownWhileNobodyWasHeardGivesWayToMostVoters(t *testing.T) {
 	t.Parallel()
-	begin := time.Now().UTC().Truncate(time.Second)
-	clock := newHandClock(begin)
-	n := startNodeAt(t, t.TempDir(), clock)
-	n.claim("acme")
-	seedRADIUS(n, begin.Add(4*time.Hour))
+	begin, clock, n := towerByHand(t)
 	clock.set(begin.AddDate(0, 1, 0)) // while the node is cut off: nobody contradicts
 	n.keepClock()
 	agree := func() { n.floor.agreed.Say(begin.Add(n.floor.passed()), n.floor.passed()) }

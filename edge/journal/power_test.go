@@ -398,16 +398,22 @@ func waitFor(t *testing.T, ok func() bool) {
 	}
 }
 
-// What stands before and behind damaged records is read, they are named for as long as somebody has not removed the note, and the journal goes on.
-func TestDamagedRecordsAreNamedAndTheOthersAreRead(t *testing.T) {
-	t.Parallel()
-	d := newSimDisk()
-	j := open(t, simOptions(d))
+// appendHundred appends records that fill more than one segment.
+func appendHundred(t *testing.T, j *Journal) {
+	t.Helper()
 	for id := range int64(100) {
 		if _, err := j.Append(t.Context(), 1, fact(id, 900)); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// What stands before and behind damaged records is read, they are named for as long as somebody has not removed the note, and the journal goes on.
+func TestDamagedRecordsAreNamedAndTheOthersAreRead(t *testing.T) {
+	t.Parallel()
+	d := newSimDisk()
+	j := open(t, simOptions(d))
+	appendHundred(t, j)
 	last := segmentName(j.segs[len(j.segs)-1].ordinal)
 	_ = j.Close()
 	corrupt := func(name string, at int) *simDisk {
@@ -542,11 +548,7 @@ func TestALossIsWhatAReaderAskedFor(t *testing.T) {
 	t.Parallel()
 	d := newSimDisk()
 	j := open(t, simOptions(d))
-	for id := range int64(100) {
-		if _, err := j.Append(t.Context(), 1, fact(id, 900)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	appendHundred(t, j)
 	_ = j.Close()
 	image := d.cut(rand.New(rand.NewPCG(1, 1)))
 	clear(image.names[segmentName(1)].data[headerSize+2500 : headerSize+4700]) // some of its records, and others behind them
