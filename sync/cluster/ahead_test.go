@@ -249,6 +249,32 @@ func TestWhatOnlyAFailedLeaderHadGivesWay(t *testing.T) {
 	})
 }
 
+// A node that is made a voter has the entry that says so before the leader's own disk answers. Its word counts all the same: without it nothing would
+// be committed where another voter is dead.
+func TestTheWordOfANewVoterCounts(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		joins, dies := others[0], others[1]
+		id := func(v *voter) raft.ServerID { return raft.ServerID(v.trans.LocalAddr()) }
+		check(t, leader.DemoteVoter(id(joins), 0, 0).Error())
+		time.Sleep(time.Second)
+		leader.trans.Disconnect(dies.trans.LocalAddr())
+		dies.trans.DisconnectAll()
+		next, gate := leader.wal.last()+1, leader.wal.close()
+		outcome := done(leader.AddVoter(id(joins), joins.trans.LocalAddr(), 0, 0))
+		time.Sleep(100 * time.Millisecond) // of the bubble's time; two voters of which one is silent have a leader for half a second
+		if joins.wal.last() != next {
+			t.Fatalf("the new voter's log ends at %d while the leader writes, want %d", joins.wal.last(), next)
+		}
+		gate <- nil
+		time.Sleep(time.Minute)
+		if len(outcome) == 0 {
+			t.Fatalf("nothing is committed behind %d", leader.CommitIndex())
+		}
+		check(t, <-outcome)
+	})
+}
+
 // What is in memory is what is being written and the entry before it, and nothing that another leader's entries or a deletion took away.
 func TestEntriesInMemory(t *testing.T) {
 	wal := &gatedWAL{InmemStore: raft.NewInmemStore()}
