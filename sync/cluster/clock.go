@@ -32,15 +32,19 @@ func (a *Agreement) Agrees() bool { return a.with.Load() }
 // Settle returns now; or what the voters agree on, where now is further ahead of that than clocks may be apart, and by how much. passed is the time since the
 // program began, whatever happened to the clock.
 func (a *Agreement) Settle(now time.Time, passed time.Duration) (settled time.Time, ahead time.Duration) {
-	base := a.base.Load()
-	if base == 0 || passed-time.Duration(a.at.Load()) > agreedFor {
+	if !a.said(passed) {
 		return now, 0
 	}
-	theirs := time.Unix(0, base).Add(passed)
+	theirs := time.Unix(0, a.base.Load()).Add(passed)
 	if ahead = now.Sub(theirs); ahead <= mostApart {
 		return now, 0
 	}
 	return theirs, ahead
+}
+
+// said reports whether the others' word counts.
+func (a *Agreement) said(passed time.Duration) bool {
+	return a.base.Load() != 0 && passed-time.Duration(a.at.Load()) <= agreedFor
 }
 
 // Say notes what time it is by the others' clocks.

@@ -159,3 +159,41 @@ func TestALeaderWhoseClockJumpsIsOutvoted(t *testing.T) {
 		})
 	}
 }
+
+// All nodes start again, and the first to lead has a clock that is a month ahead. It asks the others before it leads, so nothing is dated by it.
+func TestAFirstLeaderAsksWhatTimeItIs(t *testing.T) {
+	var again atomic.Bool
+	f := newFlock(t, func(c *Config) {
+		begun, wrong := time.Now(), c.NodeID == "n1"
+		c.Passed = func() time.Duration { return time.Since(begun) }
+		c.Now = func() time.Time {
+			now := time.Now().Round(0)
+			if wrong && again.Load() {
+				now = now.Add(30 * 24 * time.Hour)
+			}
+			return now
+		}
+		if !wrong && again.Load() { // n1 is the one that stands
+			c.Peers.Heartbeat, c.Peers.Election = time.Minute, time.Minute
+		}
+	})
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	if f.leader().name != "n1" {
+		check(t, f.do("sync.node.lead", PeerRef{"n1"}))
+		f.until("n1 leads", func() bool { return f.leader().name == "n1" })
+	}
+	f.settled()
+	for _, name := range []string{"n2", "n3", "n1"} { // nobody's log is longer than n1's
+		f.bird(name).down()
+	}
+	again.Store(true)
+	for _, name := range []string{"n2", "n3", "n1"} {
+		f.bird(name).up()
+	}
+	n := f.bird("n1").node
+	check(t, n.WaitLeader(within(t, time.Minute)))
+	if at, ahead := n.conf.Agreement.Settle(n.conf.Now(), n.conf.Passed()); ahead == 0 || time.Until(at).Abs() > time.Minute {
+		t.Errorf("it leads and settles on %v, ahead by %v", at, ahead)
+	}
+}

@@ -1,7 +1,9 @@
 package cluster
 
 import (
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -14,6 +16,7 @@ type ground struct {
 	mu     sync.Mutex
 	term   uint64 // in which it is firm; 0: it is not
 	doubts int
+	dated  atomic.Uint64 // the last term in which this node knew what time it is by the others' clocks, or could not
 	shaken chan struct{} // holds a token when there is something to settle
 }
 
@@ -78,6 +81,7 @@ func (n *Node) groundLoop(run *running) {
 		case <-run.quit:
 			return
 		}
+		n.date(run)
 		if run.steady() {
 			continue
 		}
@@ -90,6 +94,22 @@ func (n *Node) groundLoop(run *running) {
 			return
 		}
 	}
+}
+
+// date asks the voters what time it is, where this node comes to lead and nobody has said so lately, as after a start of all of them: time that
+// is committed by a clock that is wrong does not run back. Where too few answer in time, this node's own clock must do.
+func (n *Node) date(run *running) {
+	term := run.raft.CurrentTerm()
+	if run.raft.State() != raft.Leader || run.ground.dated.Load() == term {
+		return
+	}
+	voters := slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	if n.port != nil && len(voters) > 2 && !n.conf.Agreement.said(n.conf.Passed()) { // of two, nobody knows who is right
+		n.ask(n.life, voters, nil, n.answerFor())
+		n.weigh(n.views())
+	}
+	run.ground.dated.Store(term)
+	n.wake()
 }
 
 // steady makes the ground firm with a barrier. It is false when that is worth another attempt.

@@ -362,10 +362,12 @@ func (n *Node) current() *running {
 	return n.run
 }
 
-// IsLeader says whether this node believes to lead. Only a commit proves it.
-func (n *Node) IsLeader() bool {
-	run := n.current()
-	return run != nil && run.raft.State() == raft.Leader
+// IsLeader says whether this node believes to lead, and knows what time it is. Only a commit proves it.
+func (n *Node) IsLeader() bool { return n.current().leads() }
+
+// leads is false as well where nothing runs.
+func (r *running) leads() bool {
+	return r != nil && r.raft.State() == raft.Leader && r.ground.dated.Load() == r.raft.CurrentTerm()
 }
 
 // LeaderCh carries whether this node leads, newest value only. One reader.
@@ -384,7 +386,7 @@ func (n *Node) WaitLeader(ctx context.Context) error {
 			}
 		}
 		if run != nil {
-			if _, id := run.raft.LeaderWithID(); id != "" {
+			if _, id := run.raft.LeaderWithID(); id != "" && (string(id) != n.conf.NodeID || run.leads()) {
 				return nil
 			}
 		}
