@@ -166,7 +166,7 @@ func (b *bird) touch(ctx context.Context, in touch, out *seen) error {
 	return err
 }
 
-// TestRegistersAreLinearizable reads and writes through a cluster whose nodes are cut off, stopped and made to hand over. CLUSTER_HOURS
+// TestRegistersAreLinearizable reads and writes through a cluster whose nodes are cut off, stopped, made to hand over, and lose and get their votes. CLUSTER_HOURS
 // makes it long.
 func TestRegistersAreLinearizable(t *testing.T) {
 	length, each := time.Duration(0), 4*time.Second
@@ -209,6 +209,7 @@ func (f *flock) campaign(round int, length time.Duration) {
 	wg.Wait()
 	f.wires.Heal()
 	f.revive()
+	f.enfranchise()
 	f.settled()
 	h.judge(f.t)
 	for key, before := range was { // every acknowledged write took effect once, and none twice
@@ -235,11 +236,19 @@ func (f *flock) revive() {
 	}
 }
 
+// enfranchise makes every node a voter.
+func (f *flock) enfranchise() {
+	for name := range f.birds {
+		check(f.t, f.do("sync.node.promote", PeerRef{name}))
+	}
+	f.until("all nodes have a vote", func() bool { return len(f.leader().node.Status().Voters) == len(f.birds) })
+}
+
 // fault does one thing to the cluster.
 func (f *flock) fault(rng *rand.Rand) {
 	names := f.names()
 	b := f.bird(names[rng.IntN(len(names))])
-	switch rng.IntN(7) {
+	switch kind := rng.IntN(9); kind {
 	case 0:
 		f.wires.Part(b.name, names...)
 	case 1:
@@ -247,11 +256,12 @@ func (f *flock) fault(rng *rand.Rand) {
 	case 2, 3, 4:
 		f.wires.Heal()
 		f.revive()
-	case 5:
+	case 5, 7, 8:
+		op := map[int]string{5: "sync.node.lead", 7: "sync.node.promote", 8: "sync.node.demote"}[kind]
 		for _, l := range f.birds {
 			if l.node != nil && l.node.IsLeader() {
 				ctx, cancel := context.WithTimeout(f.t.Context(), 200*time.Millisecond)
-				_, _ = edge.Do(ctx, l.exec, operator, "", "sync.node.lead", PeerRef{b.name}) // it may fail, as anything may now
+				_, _ = edge.Do(ctx, l.exec, operator, "", op, PeerRef{b.name}) // it may fail, as anything may now
 				cancel()
 				return
 			}
