@@ -104,8 +104,13 @@ func (n *Node) date(run *running) {
 		return
 	}
 	voters := slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
-	if n.port != nil && len(voters) > 2 && !n.conf.Agreement.said(n.conf.Passed()) { // of two, nobody knows who is right
-		n.ask(n.life, voters, nil, n.answerFor())
+	most := len(voters)/2 + 1
+	others := slices.DeleteFunc(voters, func(s raft.Server) bool {
+		p, _ := n.conf.Directory.Peer(string(s.ID))
+		return p.LostAt != nil || string(s.ID) == n.conf.NodeID
+	})
+	if n.port != nil && len(others) >= most && !n.conf.Agreement.said(n.conf.Passed()) { // of two, nobody knows who is right
+		n.ask(n.life, others, nil, n.answerFor())
 		n.weigh(n.views())
 	}
 	run.ground.dated.Store(term)
