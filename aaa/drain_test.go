@@ -19,8 +19,8 @@ import (
 
 	"wispgate/aaa"
 	"wispgate/aaa/acct"
-	"wispgate/aaa/radiusd"
 	"wispgate/aaa/packet"
+	"wispgate/aaa/radiusd"
 	"wispgate/edge"
 	"wispgate/edge/edgetest"
 )
