@@ -170,8 +170,19 @@ var readScroll = edge.Query[whichScroll, scroll]{
 	Handle: func(v edge.View, in whichScroll) (scroll, error) { return scrolls.By(v, "name", in.Name) },
 }
 
+var burnScroll = edge.Command[whichScroll, edge.None]{
+	Name: "test.scroll.burn", Scope: "test:write", Class: edge.Write, Summary: "Burn a scroll",
+	Handle: func(tx edge.Tx, in whichScroll) (none edge.None, err error) {
+		s, err := scrolls.By(tx, "name", in.Name)
+		if err != nil {
+			return none, err
+		}
+		return none, scrolls.Delete(tx, s.ID)
+	},
+}
+
 func scrollModule() edge.Module {
-	return edge.Module{Name: "test", Summary: "Scrolls.", Tables: []edge.AnyTable{scrolls}, Ops: []*edge.Op{addScroll.Op(), readScroll.Op()}}
+	return edge.Module{Name: "test", Summary: "Scrolls.", Tables: []edge.AnyTable{scrolls}, Ops: []*edge.Op{addScroll.Op(), readScroll.Op(), burnScroll.Op()}}
 }
 
 // rolls are callers who add lines and remember what they were answered.
@@ -258,6 +269,53 @@ func TestAStoppingNodeAnswersEverybody(t *testing.T) {
 		}
 		if len(c.done) != 1 || c.done["l0"] != 1 {
 			t.Errorf("answered %v, want the one that was on its way", c.done)
+		}
+	})
+}
+
+// proven is a road whose proof that this node leads is the test's.
+type proven struct {
+	*road
+	prove func() error
+}
+
+func (p *proven) Linearize(context.Context) error { return p.prove() }
+
+// TestARefusalIsOfWhatTheClusterHas: a node that was just elected may not have applied yet what others were told is done, and one that was deposed does
+// not know what has been done since. What writes nothing goes through no log that would say so.
+func TestARefusalIsOfWhatTheClusterHas(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := &road{term: 3, firm: true}
+		p := &proven{road: r, prove: func() error { return nil }}
+		h := edgetest.OnLog(t, func(h *edgetest.Harness) exec.Log { r.Harness = h; r.index = h.Machine.AppliedIndex(); return p }, edgetest.Modules(scrollModule()))
+		defer h.Close()
+		burn := func(key string) error {
+			_, err := edge.Do(t.Context(), r.Exec, acme, key, burnScroll.Name, whichScroll{"one"})
+			return err
+		}
+		if got := edgetest.CodeOf(t, burn("b0")); got != "not_found" {
+			t.Errorf("burning what is not there: %s", got)
+		}
+		go func() { _, _ = edge.Do(t.Context(), r.Exec, acme, "a", addScroll.Name, addLine{"one", "x"}) }()
+		synctest.Wait()
+		r.doubt(true) // the others have it
+		synctest.Wait()
+		p.prove = func() error {
+			for len(r.way) > 0 && r.way[0].doubtful {
+				r.land()
+			}
+			return nil
+		}
+		burned := make(chan error, 1)
+		go func() { burned <- burn("b1") }()
+		synctest.Wait()
+		r.land()
+		if err := <-burned; err != nil {
+			t.Fatalf("burning what the cluster has: %v", err)
+		}
+		p.prove = func() error { return edge.ErrQuorumLost.Error(edge.Unavailable) }
+		if got := edgetest.CodeOf(t, burn("b2")); got != edge.ErrQuorumLost.Code {
+			t.Errorf("a leader of before refuses with %s", got)
 		}
 	})
 }

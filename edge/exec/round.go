@@ -33,7 +33,7 @@ type round struct {
 	replies []edge.Reply
 	errs    []error
 	rest    []*waiter
-	outcome <-chan error // nil: there is nothing to write, it lands with the one before
+	outcome <-chan error // nil: it writes nothing, and lands with the one before
 }
 
 // stream is the loop's own memory.
@@ -107,14 +107,28 @@ func (s *stream) worth() int {
 func (s *stream) launch(ctx context.Context) {
 	r := s.evaluateRound(s.flight, s.waiting)
 	s.waiting = r.rest
-	if len(r.draft.writes) == 0 && len(s.flight) == 0 {
-		s.settle(r, nil)
-		return
-	}
+	alone := len(s.flight) == 0
 	s.flight = append(s.flight, r)
-	if len(r.draft.writes) > 0 {
+	switch {
+	case len(r.draft.writes) > 0:
 		r.outcome = s.propose(ctx, r)
+	case alone:
+		r.term, r.outcome = 0, s.prove(ctx, r)
 	}
+}
+
+// prove ends a round that writes nothing, as a proposal ends one that does. A node that was just elected may not have applied what others were told is
+// done, and one that was deposed does not know what has been done since: neither may refuse anything by what it has.
+func (s *stream) prove(ctx context.Context, r *round) <-chan error {
+	outcome := make(chan error, 1)
+	go func() {
+		err := s.log.Linearize(ctx)
+		if err == nil && s.cfg.Machine.Version() != r.draft.base {
+			err = ErrStale
+		}
+		outcome <- err
+	}()
+	return outcome
 }
 
 // land ends the oldest round. Where it was not applied, those on top of it hardly were either: they are evaluated again as far as it is

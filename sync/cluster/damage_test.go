@@ -140,6 +140,7 @@ func (b *bird) examine(t testing.TB) error {
 // Members that were noted are of use only to a node without records, so damage there keeps nobody from starting.
 func TestADamagedNoteOfMembersIsWrittenAnew(t *testing.T) {
 	f := three(t, nil)
+	f.settled() // a node that has no records yet needs the note
 	b := f.bird(f.others(f.leader().name)[0])
 	b.down()
 	path := filepath.Join(b.logDir(), notedFile)

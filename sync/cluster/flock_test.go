@@ -375,7 +375,10 @@ var registerTable = &edge.Table[register]{
 type registerWrite struct {
 	Key   string `json:"key" check:"max=64"`
 	Value string `json:"value" check:"max=100000"`
+	If    string `json:"if,omitempty" check:"max=100000" doc:"What it must hold, if given."`
 }
+
+var errOther = edge.Reason{Code: "register_other", Says: "The register holds another value", Fix: "Read it"}
 
 func findRegister(v edge.View, key string) (register, error) {
 	r, err := registerTable.By(v, "key", key)
@@ -391,6 +394,9 @@ var writeRegister = edge.Command[registerWrite, register]{
 		r, err := findRegister(tx, in.Key)
 		if err != nil {
 			return r, err
+		}
+		if in.If != "" && in.If != r.Value {
+			return r, errOther.Error(edge.Conflict)
 		}
 		if r.ID == "" {
 			r.ID = tx.NewID("reg")

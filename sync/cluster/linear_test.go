@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,14 +22,16 @@ type touch struct {
 	key   string
 	write bool
 	value string // written
+	cond  string // what the register must hold for it, if that matters
 }
 
 type seen struct {
-	value string
-	known bool // false: a write whose outcome nobody knows
+	value   string
+	known   bool // false: a write whose outcome nobody knows
+	refused bool // the register held another value
 }
 
-// registerModel is what a register is: a read gives the last value written.
+// registerModel is what a register is: a read gives the last value written, and a write on a condition is refused where that does not hold.
 var registerModel = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		byKey := map[string][]porcupine.Operation{}
@@ -44,16 +47,22 @@ var registerModel = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(state, input, output any) (bool, any) {
 		in, out := input.(touch), output.(seen)
-		if in.write {
+		held := state.(string)
+		switch meets := in.cond == "" || in.cond == held; {
+		case !in.write:
+			return out.value == held, held
+		case out.known && out.refused == meets:
+			return false, held
+		case meets:
 			return true, in.value
 		}
-		return out.value == state.(string), state
+		return true, held
 	},
 	Equal: func(a, b any) bool { return a.(string) == b.(string) },
 	DescribeOperation: func(input, output any) string {
 		in, out := input.(touch), output.(seen)
 		if in.write {
-			return fmt.Sprintf("%s = %s (known %v)", in.key, in.value, out.known)
+			return fmt.Sprintf("%s = %s if %q (known %v, refused %v)", in.key, in.value, in.cond, out.known, out.refused)
 		}
 		return fmt.Sprintf("%s is %q", in.key, out.value)
 	},
@@ -67,6 +76,8 @@ type history struct {
 	open  []porcupine.Operation // writes without an answer: they may take effect at any time
 	acked map[string]int        // by key: writes acknowledged
 	tried map[string]int
+
+	refused int
 }
 
 func (h *history) add(client int, in touch, out seen, call, back time.Time) {
@@ -75,11 +86,14 @@ func (h *history) add(client int, in touch, out seen, call, back time.Time) {
 	op := porcupine.Operation{ClientId: client, Input: in, Output: out, Call: call.Sub(h.begin).Nanoseconds(), Return: back.Sub(h.begin).Nanoseconds()}
 	if in.write {
 		h.tried[in.key]++
-		if out.known {
-			h.acked[in.key]++
-		} else {
+		switch {
+		case !out.known:
 			h.open = append(h.open, op)
 			return
+		case out.refused:
+			h.refused++
+		default:
+			h.acked[in.key]++
 		}
 	}
 	h.ops = append(h.ops, op)
@@ -113,13 +127,22 @@ func (h *history) judge(t testing.TB) {
 // client reads and writes registers at random nodes until ctx ends.
 func (f *flock) client(ctx context.Context, id int, h *history) {
 	rng := rand.New(rand.NewPCG(uint64(id), 1))
-	names := f.names()
+	names, last := f.names(), ""
 	for i := 0; ctx.Err() == nil; i++ {
 		in := touch{key: "r" + strconv.Itoa(rng.IntN(4)), write: rng.IntN(2) == 0, value: fmt.Sprintf("%d.%d", id, i)}
+		if in.write && last != "" && rng.IntN(2) == 0 { // as it was when it was last seen, if nobody else wrote meanwhile
+			in.key, in.cond, _ = strings.Cut(last, "=")
+		}
 		call := time.Now()
 		out, ok := f.touch(ctx, in, names, rng)
 		if ok {
 			h.add(id, in, out, call, time.Now())
+		}
+		switch {
+		case ok && !in.write:
+			last = in.key + "=" + out.value
+		case ok && out.known && !out.refused:
+			last = in.key + "=" + in.value
 		}
 		f.pause(time.Millisecond)
 	}
@@ -154,8 +177,11 @@ func (b *bird) touch(ctx context.Context, in touch, out *seen) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if in.write {
-		err := b.write(ctx, "op-"+in.value, in.key, in.value)
-		out.known = err == nil
+		_, err := edge.Do(ctx, b.exec, tester, "op-"+in.value, "test.register.write", registerWrite{in.key, in.value, in.cond})
+		out.refused = code(err) == errOther.Code
+		if out.known = err == nil || out.refused; out.known {
+			return nil
+		}
 		return err
 	}
 	if err := b.node.Linearize(ctx); err != nil {
@@ -222,7 +248,7 @@ func (f *flock) campaign(round int, length time.Duration) {
 	if len(h.ops) < clients {
 		f.t.Errorf("only %d operations were answered", len(h.ops))
 	}
-	f.t.Logf("round %d: %d operations, %d without an answer", round, len(h.ops), len(h.open))
+	f.t.Logf("round %d: %d operations, %d of them refused, %d without an answer", round, len(h.ops), h.refused, len(h.open))
 }
 
 // revive starts every node that is down.

@@ -732,6 +732,8 @@ func TestANodeWithoutALeaderSaysWhomItReachesNow(t *testing.T) {
 	f.bird("n2").down()
 	f.bird("n3").down()
 	f.until("n1 and n4 hear no leader", func() bool { return !f.bird("n1").node.Contact() && !f.bird("n4").node.Contact() })
+	n1 := f.bird("n1").node
+	f.until("nothing counts that n1 heard before they died", func() bool { return !n1.picture.freshAround(n1.conf.Passed()) })
 	if got := reached("n1"); len(got) != 0 {
 		t.Errorf("n1 says that it reaches %q of two that have died", got)
 	}
