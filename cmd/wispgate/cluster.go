@@ -244,7 +244,7 @@ type clusterMember struct {
 	Version     string `json:"version"`
 	Certificate string `json:"certificate_end"`
 
-	voter, well bool
+	heir, well bool // may lead, as far as the records say; answers
 }
 
 type peerRecord struct {
@@ -254,6 +254,7 @@ type peerRecord struct {
 	CertificateEnd                    time.Time  `json:"certificate_end"`
 	LostAt                            *time.Time `json:"lost_at"`
 	RepairAt                          *time.Time `json:"repair_at"`
+	ReplacedBy                        string     `json:"replaced_by"`
 }
 
 type clusterStatus struct {
@@ -300,7 +301,8 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 	for _, p := range page.Data {
 		m := clusterMember{
 			Node: p.Node, Site: p.Site, Role: p.Role, State: p.Status, Leader: p.Node == st.Cluster.Leader, Preferred: p.Preferred,
-			Address: p.Address, Contact: "-", Version: p.ProgramVersion, Certificate: p.CertificateEnd.UTC().Format(time.DateOnly), voter: p.Voter,
+			Address: p.Address, Contact: "-", Version: p.ProgramVersion, Certificate: p.CertificateEnd.UTC().Format(time.DateOnly),
+			heir: p.Voter && p.Role == "voter" && p.RepairAt == nil && p.ReplacedBy == "",
 		}
 		switch {
 		case p.Status == "removed":
@@ -310,6 +312,8 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 			m.State = "repairing"
 		case p.LostAt != nil:
 			m.State = "lost"
+		case p.ReplacedBy != "":
+			m.State = "replaced by " + p.ReplacedBy
 		case p.Role == "voter" && !p.Voter && p.Status == "member":
 			m.State = "catching up"
 		}
@@ -441,7 +445,7 @@ When a majority of the voters is dead nothing can be removed at all, because tha
 func (c *cli) clusterTransfer() *cobra.Command {
 	return &cobra.Command{
 		Use: "transfer [NODE]", Short: "Hand leadership to another voter, as before maintenance", GroupID: "",
-		Long: "Hand leadership to NODE, or to the voter that is furthest on. It waits until the other leads.",
+		Long: "Hand leadership to NODE, or to the voter that is furthest on. It waits until the other leads. A node that does not answer, or that is to\nlose its vote or its copy, is refused.",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
 				return usageError(cmd.CommandPath() + " takes one node at most")
@@ -484,7 +488,7 @@ func (c *cli) bestHeir(ctx context.Context) (string, error) {
 	}
 	best := -1
 	for i, m := range list {
-		if m.voter && m.well && !m.Leader && (best < 0 || m.Preferred && !list[best].Preferred || m.Preferred == list[best].Preferred && m.Lag < list[best].Lag) {
+		if m.heir && m.well && !m.Leader && (best < 0 || m.Preferred && !list[best].Preferred || m.Preferred == list[best].Preferred && m.Lag < list[best].Lag) {
 			best = i
 		}
 	}

@@ -213,7 +213,7 @@ func TestANodeThatDiesWhileASnapshotIsInstalledGoesOn(t *testing.T) {
 			away.receive(l, at == "installed")
 			for _, other := range f.others(away.name) { // a leader that does not know how far the node once was
 				if other != l.name {
-					check(t, f.do("sync.node.lead", PeerRef{other}))
+					check(t, f.do("sync.node.lead", Transfer{Node: other}))
 					f.until(other+" leads", func() bool { return f.leader().name == other })
 				}
 			}

@@ -209,7 +209,7 @@ func TestOnlyTheOperatorManagesTheCluster(t *testing.T) {
 	admin := edge.Actor{Tenant: "acme", Subject: "cli_1", Scopes: []string{"all:read", "all:write"}}
 	for op, in := range map[string]any{
 		"sync.invitation.create": NewInvitation{}, "sync.node.promote": PeerRef{"n1"}, "sync.node.demote": Demotion{Node: "n1"},
-		"sync.node.remove": Removal{Node: "n1"}, "sync.node.lead": PeerRef{"n1"}, "sync.node.repair": PeerRef{"n1"},
+		"sync.node.remove": Removal{Node: "n1"}, "sync.node.lead": Transfer{Node: "n1"}, "sync.node.repair": PeerRef{"n1"},
 		"sync.node.update": PeerChange{Node: "n1"}, "sync.check.start": edge.None{},
 		"sync.node.register": b.node.registration(), "sync.node.announce": b.node.registration(), "sync.node.settle": Settled{Node: "n1", Removed: "x"},
 		"sync.node.recover": Survivors{Nodes: []string{"n2"}}, "sync.node.admit": Admission{Registration: b.node.registration()},
@@ -448,7 +448,7 @@ func TestAnAddressChangesByItsRecord(t *testing.T) {
 	f.grow(Voter, "n2", "n3")
 	b := f.bird("n3")
 	if f.leader() == b {
-		check(t, f.do("sync.node.lead", PeerRef{"n1"}))
+		check(t, f.do("sync.node.lead", Transfer{Node: "n1"}))
 		f.until("n1 leads", func() bool { return f.leader().name == "n1" })
 	}
 	b.down()
@@ -476,7 +476,7 @@ func TestADeadNodeIsReplacedInOneCommand(t *testing.T) {
 	f.found("n1")
 	f.grow(Voter, "n2", "n3")
 	if f.leader().name == "n3" {
-		check(t, f.do("sync.node.lead", PeerRef{"n1"}))
+		check(t, f.do("sync.node.lead", Transfer{Node: "n1"}))
 		f.until("another leads", func() bool { return f.leader().name != "n3" })
 	}
 	f.bird("n3").down()
@@ -550,7 +550,7 @@ func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
 	f.until("another leads", func() bool { return f.leader().name != "n2" })
 	f.bird("n2").up()
 	f.until("n2 leads again", func() bool { return f.leader().name == "n2" })
-	check(t, f.do("sync.node.lead", PeerRef{"n3"}))
+	check(t, f.do("sync.node.lead", Transfer{Node: "n3"}))
 	f.until("n3 leads, because an operator asked", func() bool { return f.leader().name == "n3" })
 	f.grow(Replica, "n4")
 	if err := f.do("sync.node.update", PeerChange{Node: "n4", Preferred: new(true)}); code(err) != "node_no_voter" {
@@ -558,6 +558,50 @@ func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
 	}
 	check(t, f.do("sync.node.update", PeerChange{Node: "n4", Preferred: new(false)}))
 	f.settled()
+}
+
+// An operator's wish that a node lead is met once and no more: what is asked of the node afterwards goes on, and it does not get the lead back.
+func TestAWishThatANodeLeadsIsMetOnce(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	for _, next := range []struct {
+		op   string
+		in   any
+		done func(p Peer) bool
+	}{
+		{"sync.node.repair", Repair{Node: "n2"}, func(p Peer) bool { return p.RepairAt == nil && p.Voter }},
+		{"sync.node.demote", Demotion{Node: "n2"}, func(p Peer) bool { return !p.Voter }},
+	} {
+		check(t, f.do("sync.node.lead", Transfer{Node: "n2"}))
+		f.until("n2 leads", func() bool { return f.leader().name == "n2" })
+		term := f.leader().node.Status().Term
+		check(t, f.do(next.op, next.in))
+		f.until(next.op+" is done", func() bool {
+			p, _ := f.leader().members.Peer("n2")
+			return next.done(p) && f.leader().name != "n2"
+		})
+		if moves := f.leader().node.Status().Term - term; moves > 20 {
+			t.Errorf("%s took %d changes of leader", next.op, moves)
+		}
+	}
+	if err := f.do("sync.node.lead", Transfer{Node: "n2"}); code(err) != ErrNotVoter.Code {
+		t.Errorf("a replica is to lead: got %v", err)
+	}
+}
+
+func TestANodeThatDoesNotAnswerIsNotToLead(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	away := f.others(f.leader().name)[0]
+	f.bird(away).down()
+	if err := f.do("sync.node.lead", Transfer{Node: away}); code(err) != ErrSilent.Code {
+		t.Errorf("got %v, want %s", err, ErrSilent.Code)
+	}
+	if p, _ := f.leader().members.Peer(away); p.LeadAt != nil {
+		t.Errorf("the wish stands: %+v", p)
+	}
 }
 
 func TestADemotedNodeLosesItsVoteAndTheKeyOfTheCA(t *testing.T) {

@@ -9,7 +9,7 @@ func Module(p Ports) edge.Module {
 	}
 	create, invs := invite(p).Op(), listInvitations.Op()
 	list, get, update := listPeers.Op(), getPeer.Op(), updatePeer.Op()
-	up, down, out, first, mend := promote.Op(), demote(p).Op(), remove(p).Op(), lead.Op(), repair(p).Op()
+	up, down, out, first, mend := promote.Op(), demote(p).Op(), remove(p).Op(), lead(p).Op(), repair(p).Op()
 	start, check, all := startCheck.Op(), getCheck.Op(), listChecks.Op()
 	m := edge.Module{
 		Name: "sync", Summary: "How the node is: replication, streams, disk and clock.",
@@ -34,7 +34,7 @@ func Module(p Ports) edge.Module {
 			NodeInvited{}, NodeJoined{}, NodePromoted{}, NodeDemoted{}, NodeRemoved{}, NodeUpdated{}, NodeLost{}, NodeFound{}, HistoryMet{}, ChecksumMismatch{},
 		},
 		Reasons: append([]edge.Reason{
-			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrPeerGone, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrRepairLast, ErrFounded,
+			ErrOperator, ErrPeerUnknown, ErrPeerExists, ErrPeerRemoved, ErrPeerGone, ErrQuorumRisk, ErrLastVoter, ErrNotVoter, ErrSilent, ErrRepairLast, ErrFounded,
 			ErrPeerOld, ErrTokenWrong, ErrTokenExpired, ErrTokenUsed, ErrNoPort,
 		}, carryReasons()...),
 	}

@@ -56,6 +56,7 @@ type Peer struct {
 	RemovedAt      *time.Time `json:"removed_at,omitempty" doc:"When it was removed."`
 	LostAt         *time.Time `json:"lost_at,omitempty" doc:"Since when the leader has not heard of it, or had not when it was removed; absent while it does."`
 	LeadAt         *time.Time `json:"lead_at,omitempty" doc:"When an operator asked that it lead."`
+	LedAt          *time.Time `json:"led_at,omitempty" doc:"When it came to lead as asked."`
 	RepairAt       *time.Time `json:"repair_at,omitempty" doc:"Since when it is to be filled anew from the leader; absent when it is sound."`
 	ReplacedBy     string     `json:"replaced_by,omitempty" check:"max=64" doc:"The node that takes its place."`
 }
@@ -71,6 +72,7 @@ var (
 	ErrQuorumRisk  = edge.Reason{Code: "quorum_at_risk", Says: "Without this voter the others that are well would be no majority, and nothing could be committed", Fix: "Bring the silent voters back or add another voter first; --force goes on in spite of it"}
 	ErrLastVoter   = edge.Reason{Code: "last_voter", Says: "This is the only voter of the cluster", Fix: "Promote another node first"}
 	ErrNotVoter    = edge.Reason{Code: "node_no_voter", Says: "Only a voter can lead", Fix: "Promote the node first and wait until wispgate cluster list shows that it votes"}
+	ErrSilent      = edge.Reason{Code: "node_silent", Says: "The node does not answer the leader, so it cannot lead", Fix: "See wispgate cluster list for why; ask again when it answers, or name another voter"}
 	ErrRepairLast  = edge.Reason{Code: "repair_alone", Says: "There is no other node from which this one could be filled anew", Fix: "Restore it from a backup"}
 	ErrFounded     = edge.Reason{Code: "cluster_founded", Says: "The cluster has its first node already", Fix: "Invite this node from one of the cluster's nodes"}
 )
@@ -176,16 +178,21 @@ func mayLose(all []Peer, node string, well []string, force bool) error {
 	return nil
 }
 
+// mayLead says whether nothing that is wished of the node would end its lead again.
+func (p *Peer) mayLead() bool {
+	return p.Status != Removed && p.Role == Voter && p.RepairAt == nil && p.ReplacedBy == ""
+}
+
 // lose makes the record that of a removed node. Since when it was lost, if it was, stays.
 func (p *Peer) lose(at time.Time) {
 	p.Status, p.Voter, p.Preferred, p.RemovedAt = Removed, false, false, new(at.UTC())
-	p.LeadAt, p.RepairAt = nil, nil
+	p.LeadAt, p.LedAt, p.RepairAt = nil, nil, nil
 }
 
 // survive makes the record that of a node which goes on alone. Whether it has its vote the leader's worker sees.
 func (p *Peer) survive() {
 	p.Role, p.Status, p.RemovedAt, p.ReplacedBy = Voter, Joined, nil, ""
-	p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
+	p.LostAt, p.LeadAt, p.LedAt, p.RepairAt = nil, nil, nil, nil
 }
 
 // NodeJoined says that a node was let into the cluster.

@@ -107,6 +107,7 @@ type Settled struct {
 	Caught   bool   `json:"caught,omitempty" doc:"It has caught up: it is a member."`
 	Lost     *bool  `json:"lost,omitempty" doc:"Whether it is silent."`
 	Repaired bool   `json:"repaired,omitempty" doc:"It was filled anew."`
+	Leads    bool   `json:"leads,omitempty" doc:"It came to lead as asked."`
 	Removed  string `json:"removed,omitempty" check:"max=120" doc:"It is removed, and why."`
 }
 
@@ -148,6 +149,9 @@ func (in *Settled) apply(p *Peer, now time.Time) {
 	}
 	if in.Repaired {
 		p.RepairAt = nil
+	}
+	if in.Leads {
+		p.LedAt = new(now.UTC())
 	}
 	if in.Removed != "" {
 		p.lose(now)

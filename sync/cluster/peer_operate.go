@@ -1,6 +1,8 @@
 package cluster
 
 import (
+	"slices"
+
 	"wispgate/edge"
 )
 
@@ -113,21 +115,32 @@ func remove(p Ports) edge.Command[Removal, Peer] {
 	}
 }
 
-var lead = edge.Command[PeerRef, Peer]{
-	Name: "sync.node.lead", Scope: "sync:write", Class: edge.Admin, Summary: "Hand leadership to a node",
-	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
-		if err := onlyOperator(tx); err != nil {
-			return Peer{}, err
-		}
-		p, err := livePeer(tx, in.Node)
-		if err != nil {
-			return Peer{}, err
-		}
-		if !p.Voter {
-			return Peer{}, ErrNotVoter.Error(edge.Conflict)
-		}
-		return p.change(tx, func(p *Peer) { p.LeadAt = new(tx.Now().UTC()) })
-	},
+// Transfer says which voter is to lead.
+type Transfer struct {
+	Node string   `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
+	Well []string `json:"well,omitempty" check:"internal max=64 item.max=64"`
+}
+
+func lead(p Ports) edge.Command[Transfer, Peer] {
+	return edge.Command[Transfer, Peer]{
+		Name: "sync.node.lead", Scope: "sync:write", Class: edge.Admin, Summary: "Hand leadership to a node",
+		Prepare: func(prep edge.Prep, in *Transfer) error { in.Well = p.well(prep, false); return nil },
+		Handle: func(tx edge.Tx, in Transfer) (Peer, error) {
+			if err := onlyOperator(tx); err != nil {
+				return Peer{}, err
+			}
+			p, err := livePeer(tx, in.Node)
+			switch {
+			case err != nil:
+				return Peer{}, err
+			case !p.Voter || !p.mayLead():
+				return Peer{}, ErrNotVoter.Error(edge.Conflict)
+			case len(in.Well) > 0 && !slices.Contains(in.Well, p.Node): // none: nobody knows
+				return Peer{}, ErrSilent.Error(edge.Conflict)
+			}
+			return p.change(tx, func(p *Peer) { p.LeadAt, p.LedAt = new(tx.Now().UTC()), nil })
+		},
+	}
 }
 
 // Repair says which node to fill anew.

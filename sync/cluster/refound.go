@@ -76,7 +76,7 @@ func RefoundPeer(record []byte, node, vaultKey string, at time.Time) (now []byte
 	switch {
 	case p.Node == node:
 		p.Role, p.Voter, p.Status, p.RemovedAt, p.ReplacedBy = Voter, true, Joined, nil, ""
-		p.LostAt, p.LeadAt, p.RepairAt = nil, nil, nil
+		p.LostAt, p.LeadAt, p.LedAt, p.RepairAt = nil, nil, nil, nil
 		p.VaultKey, p.Fingerprint, p.Serial = vaultKey, "", ""
 	case p.Status == Removed:
 		return nil, p.Node, nil

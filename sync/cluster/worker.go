@@ -268,19 +268,25 @@ func (w *work) transfer(node, why string) error {
 	return errWait
 }
 
+// fit says whether another node may be given the lead: it can be elected, and would not give the lead away again.
+func (w *work) fit(node string) bool {
+	s, _ := w.server(node)
+	g, ok := w.n.picture.get(node)
+	_, caught := w.caught(node)
+	p, _ := w.peer(node)
+	return s.Suffrage == raft.Voter && s.ID != "" && !w.self(node) && ok && caught && !g.DiskLow && p.mayLead()
+}
+
 // heir is the voter that is best placed to lead: well, with room on its disk, preferred, furthest on.
 func (w *work) heir() string {
 	best, bestPreferred, bestIndex := "", false, uint64(0)
 	for _, s := range w.servers {
 		node := string(s.ID)
-		g, ok := w.n.picture.get(node)
-		if _, caught := w.caught(node); s.Suffrage != raft.Voter || w.self(node) || !ok || !caught || g.DiskLow {
+		if !w.fit(node) {
 			continue
 		}
+		g, _ := w.n.picture.get(node)
 		p, _ := w.peer(node)
-		if p.Status == Removed || p.RepairAt != nil || p.ReplacedBy != "" || p.Role != Voter {
-			continue
-		}
 		if best == "" || p.Preferred && !bestPreferred || p.Preferred == bestPreferred && g.LastIndex > bestIndex {
 			best, bestPreferred, bestIndex = node, p.Preferred, g.LastIndex
 		}
@@ -291,18 +297,20 @@ func (w *work) heir() string {
 // leadWish is how long an operator's wish that a node lead stands.
 const leadWish = time.Minute
 
-// lead follows an operator's wish.
-func (w *work) lead(context.Context) error {
+// lead follows an operator's wish, until it is met.
+func (w *work) lead(ctx context.Context) error {
 	var newest *Peer
 	for i := range w.peers {
 		if p := &w.peers[i]; p.LeadAt != nil && (newest == nil || p.LeadAt.After(*newest.LeadAt)) {
 			newest = p
 		}
 	}
-	if newest == nil || w.self(newest.Node) || w.n.effectiveNow().Sub(*newest.LeadAt) > leadWish {
+	switch {
+	case newest == nil || newest.LedAt != nil || w.n.effectiveNow().Sub(*newest.LeadAt) > leadWish:
 		return nil
-	}
-	if _, ok := w.caught(newest.Node); !ok {
+	case w.self(newest.Node):
+		return w.settle(ctx, Settled{Node: newest.Node, Leads: true})
+	case !w.fit(newest.Node):
 		return nil
 	}
 	return w.transfer(newest.Node, "an operator asked")
