@@ -118,10 +118,16 @@ func (s *stream) launch(ctx context.Context) {
 }
 
 // prove ends a round that writes nothing, as a proposal ends one that does. A node that was just elected may not have applied what others were told is
-// done, and one that was deposed does not know what has been done since: neither may refuse anything by what it has.
+// done, and one that was deposed does not know what has been done since: neither may refuse anything by what it has. Others wait behind it, so it takes
+// no longer than a caller's patience.
 func (s *stream) prove(ctx context.Context, r *round) <-chan error {
+	if !s.log.IsLeader() {
+		return failed(edge.ErrQuorumLost.Error(edge.Unavailable))
+	}
 	outcome := make(chan error, 1)
 	go func() {
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.Patience)
+		defer cancel()
 		err := s.log.Linearize(ctx)
 		if err == nil && s.cfg.Machine.Version() != r.draft.base {
 			err = ErrStale

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"wispgate/edge"
+	"wispgate/edge/edgetest/bubble"
 	"wispgate/edge/store"
 )
 
@@ -145,4 +146,31 @@ func TestAnAnswerBeforeTheEndIsHeard(t *testing.T) {
 			t.Fatalf("got %q, %v; want the answer", got, err)
 		}
 	}
+}
+
+// TestACallerOfLittlePatienceFindsADeadConnectionToo: the leader's look waits two seconds for an answer, again and again. Where a firewall has forgotten the
+// connection, nothing ever comes back over it, and nobody says so.
+func TestACallerOfLittlePatienceFindsADeadConnectionToo(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		k := newLink(here, time.Now)
+		var both sync.WaitGroup
+		both.Go(k.read)
+		both.Go(func() { _, _ = io.Copy(io.Discard, there) })
+		begun := time.Now()
+		for !k.dead() && time.Since(begun) < time.Minute {
+			ctx, cancel := context.WithTimeout(t.Context(), silentAfter/2)
+			_, err := k.ask(ctx, request{method: methodStats})
+			cancel()
+			if !errors.Is(err, ErrUnknownOutcome) {
+				t.Errorf("got %v", err)
+			}
+		}
+		if took := time.Since(begun); took > 2*silentAfter {
+			t.Errorf("it was found dead after %v", took)
+		}
+		k.close(net.ErrClosed)
+		check(t, there.Close())
+		both.Wait()
+	})
 }

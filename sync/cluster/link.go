@@ -169,13 +169,13 @@ type link struct {
 
 	mu      sync.Mutex
 	last    uint64
-	heard   time.Time
+	asked   time.Time // when the oldest request went out since it was last heard; zero: none did
 	pending map[uint64]chan frame
 	err     error // why it is gone
 }
 
 func newLink(conn net.Conn, now func() time.Time) *link {
-	return &link{conn: conn, out: &frames{conn: conn, now: now}, now: now, gone: make(chan struct{}), pending: map[uint64]chan frame{}, heard: now()}
+	return &link{conn: conn, out: &frames{conn: conn, now: now}, now: now, gone: make(chan struct{}), pending: map[uint64]chan frame{}}
 }
 
 func (k *link) dead() bool {
@@ -211,7 +211,7 @@ func (k *link) read() {
 			return
 		}
 		k.mu.Lock()
-		k.heard = k.now()
+		k.asked = time.Time{}
 		waiting := k.pending[f.id]
 		delete(k.pending, f.id)
 		k.mu.Unlock()
@@ -262,13 +262,15 @@ func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
 	k.last++
 	id := k.last
 	k.pending[id] = answer
+	if k.asked.IsZero() {
+		k.asked = k.now()
+	}
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		delete(k.pending, id)
 	}()
-	sent := k.now()
 	if err := k.out.write(frame{kind: kindRequest, id: id, payload: payload}); err != nil {
 		k.close(err)
 		return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, err)
@@ -279,14 +281,15 @@ func (k *link) askRaw(ctx context.Context, payload []byte) ([]byte, error) {
 	if k.dead() {
 		return nil, fmt.Errorf("%w: the connection broke", ErrUnknownOutcome)
 	}
-	k.giveUp(id, sent)
+	k.giveUp(id)
 	return nil, fmt.Errorf("%w: %w", ErrUnknownOutcome, ctx.Err())
 }
 
-// giveUp tells the other end that nobody waits any more, and closes a connection that has been silent since the request went out.
-func (k *link) giveUp(id uint64, sent time.Time) {
+// giveUp tells the other end that nobody waits any more, and closes a connection that has given no sign for long, whoever asked meanwhile: callers that
+// have less patience than that come again.
+func (k *link) giveUp(id uint64) {
 	k.mu.Lock()
-	silent := k.heard.Before(sent) && k.now().Sub(sent) >= silentAfter
+	silent := !k.asked.IsZero() && k.now().Sub(k.asked) >= silentAfter
 	k.mu.Unlock()
 	if silent {
 		k.close(errors.New("no sign of life"))
