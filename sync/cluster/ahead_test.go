@@ -81,6 +81,34 @@ type voter struct {
 	log   *logStore
 	fsm   *said
 	trans *raft.InmemTransport
+	beats *beats
+}
+
+// beats is a transport whose heartbeats and votes the test holds.
+type beats struct {
+	*raft.InmemTransport
+	queue
+	beat  func(raft.RPC)
+	votes chan struct{} // closed: what others answer to a candidate arrives
+}
+
+func (b *beats) Consumer() <-chan raft.RPC               { return b.rpcs }
+func (b *beats) SetHeartbeatHandler(beat func(raft.RPC)) { b.beat = beat }
+
+func (b *beats) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.RequestVoteRequest, answer *raft.RequestVoteResponse) error {
+	if err := b.InmemTransport.RequestVote(id, to, req, answer); err != nil {
+		return err
+	}
+	<-b.votes
+	return nil
+}
+
+// heartbeat has a node hear another as the leader of a term, the way heartbeats come by a network.
+func (v *voter) heartbeat(from *voter, term uint64) {
+	id := []byte(from.trans.LocalAddr())
+	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
+	v.beats.beat(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Leader: id}, RespChan: make(chan raft.RPCResponse, 1)})
+	synctest.Wait()
 }
 
 // ahead runs a test in a bubble, if raft was built to send while it writes.
@@ -106,7 +134,11 @@ func threeVoters(t *testing.T) (leader *voter, others []*voter) {
 		servers.Servers = append(servers.Servers, raft.Server{ID: raft.ServerID(addr), Address: addr})
 		_, trans := raft.NewInmemTransport(addr)
 		wal := &gatedWAL{InmemStore: raft.NewInmemStore()}
-		all = append(all, &voter{wal: wal, log: &logStore{walStore: wal, timeout: time.Hour, unfit: func(error) {}}, fsm: &said{}, trans: trans})
+		b := &beats{InmemTransport: trans, queue: queue{rpcs: make(chan raft.RPC), quit: make(chan struct{}), stands: func() (uint64, uint64) { return 0, 0 }}, votes: make(chan struct{})}
+		close(b.votes)
+		go b.forward(trans.Consumer())
+		t.Cleanup(func() { close(b.quit) })
+		all = append(all, &voter{wal: wal, log: &logStore{walStore: wal, timeout: time.Hour, unfit: func(error) {}}, fsm: &said{}, trans: trans, beats: b})
 	}
 	for i, v := range all {
 		for _, o := range all {
@@ -115,8 +147,8 @@ func threeVoters(t *testing.T) (leader *voter, others []*voter) {
 		rc := raft.DefaultConfig()
 		rc.LocalID, rc.Logger = servers.Servers[i].ID, hclog.NewNullLogger()
 		snaps := raft.NewInmemSnapshotStore()
-		check(t, raft.BootstrapCluster(rc, v.log, v.log, snaps, v.trans, servers))
-		r, err := raft.NewRaft(rc, v.fsm, v.log, v.log, snaps, v.trans)
+		check(t, raft.BootstrapCluster(rc, v.log, v.log, snaps, v.beats, servers))
+		r, err := raft.NewRaft(rc, v.fsm, v.log, v.log, snaps, v.beats)
 		check(t, err)
 		v.Raft = r
 	}
@@ -272,6 +304,83 @@ func TestTheWordOfANewVoterCounts(t *testing.T) {
 			t.Fatalf("nothing is committed behind %d", leader.CommitIndex())
 		}
 		check(t, <-outcome)
+	})
+}
+
+// A leader that hears of a newer one writes nothing in that one's term: another entry with that index and term would pass for its own.
+func TestALeaderWritesInItsOwnTerm(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		check(t, leader.Apply([]byte("before"), 0).Error())
+		term := leader.CurrentTerm()
+		leader.heartbeat(others[0], term+1)
+		outcome := leader.Apply([]byte("late"), 0).Error()
+		var log raft.Log
+		check(t, leader.wal.GetLog(leader.wal.last(), &log))
+		if log.Term != term {
+			t.Errorf("it wrote %q in term %d, and led in %d (%v)", log.Data, log.Term, term, outcome)
+		}
+		if leader.CurrentTerm() != term+1 || leader.State() == raft.Leader {
+			t.Errorf("%v in term %d after a heartbeat in term %d", leader.State(), leader.CurrentTerm(), term+1)
+		}
+	})
+}
+
+// A leader whose disk keeps it hears of a newer one at once, and what it still begins then is of its own term.
+func TestALeaderHearsOfAnotherWhileItWrites(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		term, gate := leader.CurrentTerm(), leader.wal.close()
+		added := done(leader.AddNonvoter("v9", "v9", 0, 0))
+		time.Sleep(100 * time.Millisecond) // of the bubble's time
+		_, joins := raft.NewInmemTransport("v9")
+		leader.trans.Connect("v9", joins)
+		leader.heartbeat(others[0], term+1)
+		if _, id := leader.LeaderWithID(); leader.State() != raft.Follower || id != raft.ServerID(others[0].trans.LocalAddr()) {
+			t.Errorf("%v of %q while it writes", leader.State(), id)
+		}
+		gate <- nil
+		if err := <-added; err == nil {
+			t.Error("a leader that was not any more added a node")
+		}
+		for patience := time.After(time.Second); ; { // of the bubble's time
+			select {
+			case rpc := <-joins.Consumer():
+				if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok && req.Term > term {
+					t.Errorf("it sends as if it led in term %d", req.Term)
+				}
+				continue
+			case <-patience:
+			}
+			break
+		}
+	})
+}
+
+// A candidate that hears of a newer leader does not lead in that one's term with the votes of its own.
+func TestACandidateLeadsInItsOwnTerm(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		old, others := threeVoters(t)
+		for _, v := range others {
+			v.beats.votes = make(chan struct{})
+			v.trans.Disconnect(old.trans.LocalAddr())
+		}
+		old.trans.DisconnectAll()
+		stands, other := others[0], others[1]
+		for term := old.CurrentTerm(); stands.CurrentTerm() == term; time.Sleep(time.Millisecond) { // of the bubble's time
+			if other.CurrentTerm() > term {
+				stands, other = other, stands
+			}
+		}
+		synctest.Wait()
+		term := stands.CurrentTerm()
+		stands.heartbeat(other, term+1)
+		close(stands.beats.votes)
+		synctest.Wait()
+		if stands.State() == raft.Leader && stands.CurrentTerm() != term {
+			t.Errorf("it leads in term %d, and was elected in %d", stands.CurrentTerm(), term)
+		}
+		close(other.beats.votes)
 	})
 }
 

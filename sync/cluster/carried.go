@@ -313,6 +313,7 @@ func unixNano(ns int64) time.Time { return time.Unix(0, ns).UTC() }
 // queue is the way to raft on which requests of the network and carried ones meet, one after the other.
 type queue struct {
 	rpcs   chan raft.RPC
+	quit   chan struct{}               // closed when raft takes no more
 	turn   sync.Mutex                  // held while one is handed over, and for as long as nothing may come between
 	stands func() (index, term uint64) // where this node's snapshot stands
 }
@@ -343,24 +344,31 @@ func (q *queue) known(req *raft.AppendEntriesRequest) {
 }
 
 // forward hands over what the network brings until quit.
-func (q *queue) forward(from <-chan raft.RPC, quit <-chan struct{}) {
+func (q *queue) forward(from <-chan raft.RPC) {
 	for {
 		select {
 		case rpc := <-from:
-			q.turn.Lock()
-			if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
-				q.known(req)
-			}
-			select {
-			case q.rpcs <- rpc:
-				q.turn.Unlock()
-			case <-quit:
-				q.turn.Unlock()
-				rpc.Respond(nil, raft.ErrTransportShutdown)
-				return
-			}
-		case <-quit:
+			q.pass(rpc)
+		case <-q.quit:
 			return
 		}
 	}
 }
+
+func (q *queue) pass(rpc raft.RPC) {
+	q.turn.Lock()
+	defer q.turn.Unlock()
+	if req, ok := rpc.Command.(*raft.AppendEntriesRequest); ok {
+		q.known(req)
+	}
+	select {
+	case q.rpcs <- rpc:
+	case <-q.quit:
+		rpc.Respond(nil, raft.ErrTransportShutdown)
+	}
+}
+
+// InTurn has a heartbeat that changes who leads wait until raft's main loop comes to it, as every other request does: raft answers heartbeats on the
+// goroutine of their connection, and a term that changes beside the loop is in the entries that it writes meanwhile, as if this node led in that term
+// (hashicorp/raft, issue 695). The library calls it where scripts/gomended built it.
+func (q *queue) InTurn(rpc raft.RPC) { go q.pass(rpc) }

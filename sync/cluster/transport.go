@@ -19,12 +19,11 @@ func (n *Node) newTransport(times Timeouts, snaps *snapshots) (raft.Transport, f
 		Stream: n.port.openStream(n.conf.NodeID), MaxPool: 3, Timeout: times.Transport, Logger: newRaftLog(n.conf.Logger),
 	})
 	t.TimeoutScale = times.SnapshotScale
-	g := &guarded{NetworkTransport: t, queue: queue{rpcs: make(chan raft.RPC), stands: snaps.stands}}
-	quit := make(chan struct{})
-	go g.forward(t.Consumer(), quit) // ends with quit, or when a carried state that it waits behind is done
+	g := &guarded{NetworkTransport: t, queue: queue{rpcs: make(chan raft.RPC), quit: make(chan struct{}), stands: snaps.stands}}
+	go g.forward(t.Consumer()) // ends with quit, or when a carried state that it waits behind is done
 	return g, func() error {
 		t.CloseStreams()
-		close(quit)
+		close(g.quit)
 		return errors.Join(t.Close(), g.hush())
 	}
 }
