@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -82,14 +83,16 @@ type voter struct {
 	fsm   *said
 	trans *raft.InmemTransport
 	beats *beats
+	snaps *raft.InmemSnapshotStore
 }
 
 // beats is a transport whose heartbeats and votes the test holds.
 type beats struct {
 	*raft.InmemTransport
 	queue
-	beat  func(raft.RPC)
-	votes chan struct{} // closed: what others answer to a candidate arrives
+	beat   func(raft.RPC)
+	votes  chan struct{} // closed: what others answer to a candidate arrives
+	states atomic.Int64  // snapshots that it began to send
 }
 
 func (b *beats) Consumer() <-chan raft.RPC               { return b.rpcs }
@@ -103,11 +106,16 @@ func (b *beats) RequestVote(id raft.ServerID, to raft.ServerAddress, req *raft.R
 	return nil
 }
 
+func (b *beats) InstallSnapshot(id raft.ServerID, to raft.ServerAddress, req *raft.InstallSnapshotRequest, answer *raft.InstallSnapshotResponse, data io.Reader) error {
+	b.states.Add(1)
+	return b.InmemTransport.InstallSnapshot(id, to, req, answer, data)
+}
+
 // heartbeat has a node hear another as the leader of a term, the way heartbeats come by a network.
 func (v *voter) heartbeat(from *voter, term uint64) {
 	id := []byte(from.trans.LocalAddr())
 	header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
-	v.beats.beat(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header, Term: term, Leader: id}, RespChan: make(chan raft.RPCResponse, 1)})
+	v.beats.beat(raft.RPC{Command: &raft.AppendEntriesRequest{RPCHeader: header, Term: term}, RespChan: make(chan raft.RPCResponse, 1)})
 	synctest.Wait()
 }
 
@@ -147,6 +155,7 @@ func threeVoters(t *testing.T) (leader *voter, others []*voter) {
 		rc := raft.DefaultConfig()
 		rc.LocalID, rc.Logger = servers.Servers[i].ID, hclog.NewNullLogger()
 		snaps := raft.NewInmemSnapshotStore()
+		v.snaps = snaps
 		check(t, raft.BootstrapCluster(rc, v.log, v.log, snaps, v.beats, servers))
 		r, err := raft.NewRaft(rc, v.fsm, v.log, v.log, snaps, v.beats)
 		check(t, err)
@@ -278,6 +287,37 @@ func TestWhatOnlyAFailedLeaderHadGivesWay(t *testing.T) {
 			old.trans.Connect(o.trans.LocalAddr(), o.trans)
 		}
 		applied(t, append(others, old), "before", "instead")
+	})
+}
+
+// An entry that was sent and could not be written is not one that a snapshot has taken the place of: no follower gets the state for it, which would set its
+// configuration back to that of the snapshot.
+func TestAFailedWriteSendsNoState(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		check(t, leader.Apply([]byte("before"), 0).Error())
+		time.Sleep(time.Second)
+		snap, err := leader.snaps.Create(1, 1, 1, leader.GetConfiguration().Configuration(), 1, leader.trans)
+		check(t, err)
+		check(t, snap.Close())
+		away := others[0]
+		leader.trans.Disconnect(away.trans.LocalAddr())
+		time.Sleep(30 * time.Second) // of the bubble's time; the pauses between attempts grow to ten seconds
+		gate := leader.wal.close()
+		outcome := done(leader.Apply([]byte("sent"), 0))
+		time.Sleep(12 * time.Second) // whoever sends to the one that is away waits for the next attempt, now with that entry
+		for _, o := range others {
+			o.trans.DisconnectAll()
+		}
+		leader.trans.Connect(away.trans.LocalAddr(), away.trans)
+		gate <- errors.New("no disk")
+		if err := <-outcome; err == nil {
+			t.Error("acknowledged")
+		}
+		time.Sleep(time.Minute)
+		if n := leader.beats.states.Load(); n > 0 {
+			t.Errorf("it sent its state %d times to a node that lacks one entry", n)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -126,12 +127,33 @@ func (l *logStore) DeleteRange(from, to uint64) error {
 // GetLog implements raft.LogStore.
 func (l *logStore) GetLog(index uint64, log *raft.Log) (err error) {
 	if !l.inMemory(index, log) {
-		err = l.walStore.GetLog(index, log)
+		err = l.lacks(index, l.walStore.GetLog(index, log))
 	}
 	if err == nil && !l.leads.Load() {
 		l.waiting.add(index, len(log.Data))
 	}
 	return err
+}
+
+// lacks says why an entry is not here. Of one that a snapshot has taken the place of, raft's own error has raft send the state. Another that it asks for was
+// sent and could not be written: who lacks it gets it from the next leader, and the state would set the configuration there back to the snapshot's.
+func (l *logStore) lacks(index uint64, err error) error {
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		return err
+	}
+	last, failed := l.LastIndex()
+	if failed != nil {
+		return err
+	}
+	if l.snaps != nil {
+		if r := l.snaps.last.Load(); r != nil {
+			last = max(last, r.Index)
+		}
+	}
+	if index <= last {
+		return err
+	}
+	return fmt.Errorf("the log ends at %d: %w", last, err)
 }
 
 func (l *logStore) StoreLog(log *raft.Log) error { return l.StoreLogs([]*raft.Log{log}) }
