@@ -1,10 +1,13 @@
 package cluster
 
 import (
+	"context"
+	"errors"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
 	"pgregory.net/rapid"
 )
 
@@ -196,4 +199,73 @@ func TestAFirstLeaderAsksWhatTimeItIs(t *testing.T) {
 	if at, ahead := n.conf.Agreement.Settle(n.conf.Now(), n.conf.Passed()); ahead == 0 || time.Until(at).Abs() > time.Minute {
 		t.Errorf("it leads and settles on %v, ahead by %v", at, ahead)
 	}
+}
+
+// patient is three voters of which n1 leads, whose clocks nobody believes, and who wait for a leader for longer than a test takes.
+func patient(t *testing.T) *flock {
+	t.Helper()
+	var skip atomic.Int64
+	f := newFlock(t, func(c *Config) {
+		begun := time.Now()
+		c.Passed = func() time.Duration { return time.Since(begun) + time.Duration(skip.Load()) }
+		c.Clock = func() (trusted, synced bool) { return skip.Load() == 0, false }
+		c.Peers.Heartbeat, c.Peers.Election = 20*time.Second, 20*time.Second
+	})
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	if got := f.leader().name; got != "n1" {
+		t.Fatalf("%s leads", got)
+	}
+	skip.Store(int64(time.Hour))
+	return f
+}
+
+// handTo hands leadership to another.
+func (f *flock) handTo(from, to string) {
+	f.t.Helper()
+	check(f.t, f.bird(from).node.current().raft.LeadershipTransferToServer(raft.ServerID(to), raft.ServerAddress(to)).Error())
+	f.until(to+" leads", func() bool { return f.bird(to).node.current().raft.State() == raft.Leader })
+}
+
+// A leader that stops before it knows what time it is hands over like any other: nobody waits for an election.
+func TestALeaderThatStopsWhileItAsksWhatTimeItIsHandsOver(t *testing.T) {
+	f := patient(t)
+	for _, name := range []string{"n1", "n3"} {
+		f.bird(name).node.Handle(methodStats, func(ctx context.Context, _ string, _ []byte) ([]byte, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+	}
+	f.handTo("n1", "n2")
+	if f.bird("n2").node.IsLeader() {
+		t.Fatal("it did not ask")
+	}
+	f.bird("n2").down()
+	f.untilWithin(10*time.Second, "another leads", func() bool {
+		return f.bird("n1").node.current().raft.State() == raft.Leader || f.bird("n3").node.current().raft.State() == raft.Leader
+	})
+}
+
+// A node that leads again knows what time it is at once, also while it waits to settle what was uncertain when it led before.
+func TestALeaderThatComesBackAsksAtOnce(t *testing.T) {
+	f := patient(t)
+	first := f.bird("n1").node.current()
+	f.wires.Part("n2", "n1", "n3")
+	refused := make(chan error, 1)
+	go func() { refused <- first.raft.LeadershipTransferToServer("n2", "n2").Error() }()
+	f.until("it hands over, and is kept waiting", func() bool {
+		return errors.Is(first.raft.Barrier(time.Second).Error(), raft.ErrLeadershipTransferInProgress)
+	})
+	first.ground.doubt()
+	if <-refused == nil {
+		t.Fatal("n2 leads")
+	}
+	f.until("it leads as before", func() bool { return first.raft.Barrier(time.Second).Error() == nil })
+	if first.ground.firm() != 0 {
+		t.Fatal("nothing is left to settle")
+	}
+	f.wires.Heal()
+	f.handTo("n1", "n3")
+	f.handTo("n3", "n1")
+	f.untilWithin(10*time.Second, "it leads", f.bird("n1").node.IsLeader)
 }

@@ -89,6 +89,9 @@ func (n *Node) groundLoop(run *running) {
 		select {
 		case <-retry.C:
 			run.ground.shake()
+		case <-run.ground.shaken: // it may have come to lead once more, and asks what time it is before it does
+			retry.Stop()
+			run.ground.shake()
 		case <-run.quit:
 			retry.Stop()
 			return

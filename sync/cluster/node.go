@@ -327,7 +327,7 @@ func (n *Node) Shutdown() error {
 // time-out; where it fails, the others elect.
 func (n *Node) yield() {
 	run := n.current()
-	if run == nil || !n.IsLeader() {
+	if run == nil || run.raft.State() != raft.Leader { // also before it knows what time it is
 		return
 	}
 	voters := 0
