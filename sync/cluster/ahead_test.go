@@ -321,6 +321,46 @@ func TestAFailedWriteSendsNoState(t *testing.T) {
 	})
 }
 
+// What a request has checked is all that it commits. A goroutine of a former leader that waited for its next attempt knows how far the next one has committed, and
+// what a follower holds beyond the request may be what the former leader sent and nobody else has.
+func TestARequestCommitsWhatItHasChecked(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		check(t, leader.Apply([]byte("before"), 0).Error())
+		time.Sleep(time.Second)
+		away, next, term := others[0], leader.wal.last()+1, leader.CurrentTerm()
+		for _, v := range append(others, leader) {
+			v.trans.DisconnectAll()
+		}
+		id := []byte(leader.trans.LocalAddr())
+		header := raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: id, Addr: id}
+		ask := func(prev, prevTerm, commit uint64, entries ...*raft.Log) {
+			t.Helper()
+			answer := make(chan raft.RPCResponse, 1)
+			away.beats.pass(raft.RPC{RespChan: answer, Command: &raft.AppendEntriesRequest{
+				RPCHeader: header, Term: term, PrevLogEntry: prev, PrevLogTerm: prevTerm, LeaderCommitIndex: commit, Entries: entries,
+			}})
+			if a := <-answer; a.Error != nil || !a.Response.(*raft.AppendEntriesResponse).Success {
+				t.Fatalf("refused: %+v", a)
+			}
+		}
+		entry := func(i uint64, text string) *raft.Log {
+			return &raft.Log{Index: i, Term: term, Type: raft.LogCommand, Data: []byte(text)}
+		}
+		ask(next-1, term, next-1, entry(next, "kept"), entry(next+1, "kept as well"), entry(next+2, "lost"))
+		ask(next-1, term, next+9, entry(next, "kept"))
+		synctest.Wait()
+		if got := away.fsm.all(); !slices.Equal(got, []string{"before", "kept"}) {
+			t.Errorf("applied: %q", got)
+		}
+		ask(next+1, term, next+9)
+		synctest.Wait()
+		if got := away.fsm.all(); !slices.Equal(got, []string{"before", "kept", "kept as well"}) {
+			t.Errorf("applied: %q", got)
+		}
+	})
+}
+
 // A node that is made a voter has the entry that says so before the leader's own disk answers. Its word counts all the same: without it nothing would
 // be committed where another voter is dead.
 func TestTheWordOfANewVoterCounts(t *testing.T) {

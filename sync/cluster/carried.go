@@ -328,7 +328,9 @@ func (q *queue) known(req *raft.AppendEntriesRequest) {
 	switch {
 	case index == 0:
 	case req.PrevLogEntry == index && req.PrevLogTerm == term:
-		req.PrevLogEntry, req.PrevLogTerm = 0, 0
+		if req.PrevLogEntry, req.PrevLogTerm = 0, 0; len(req.Entries) == 0 { // as below
+			req.LeaderCommitIndex = min(req.LeaderCommitIndex, index)
+		}
 	case req.PrevLogEntry < index && len(req.Entries) > 0:
 		last := req.Entries[len(req.Entries)-1].Index
 		here := slices.IndexFunc(req.Entries, func(l *raft.Log) bool { return l.Index > index })

@@ -278,6 +278,7 @@ func TestWhatASnapshotHoldsIsTakenOffARequest(t *testing.T) {
 		"nothing new":                    {request(16, 70, 90), 0, 0, 0, 70}, // the tail here may be another leader's
 		"up to the snapshot":             {request(16, 76, 90), 0, 0, 0, 76},
 		"at the snapshot":                {request(76, 80, 90), 0, 77, 80, 90},
+		"at the snapshot, empty":         {request(76, 76, 90), 0, 0, 0, 76},
 		"behind the snapshot":            {request(77, 80, 90), 77, 78, 80, 90},
 		"a heartbeat":                    {&raft.AppendEntriesRequest{}, 0, 0, 0, 0},
 		"another entry where it stands":  {other, 70, 71, 80, 90},
