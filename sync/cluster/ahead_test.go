@@ -321,6 +321,27 @@ func TestAFailedWriteSendsNoState(t *testing.T) {
 	})
 }
 
+// A change of the configuration that could not be written is none: the node counts votes by the one that its log holds.
+func TestAConfigurationThatCouldNotBeWrittenIsNone(t *testing.T) {
+	ahead(t, func(t *testing.T) {
+		leader, others := threeVoters(t)
+		for _, v := range append(others, leader) {
+			v.trans.DisconnectAll() // nobody tells it the entry again
+		}
+		gate := leader.wal.close()
+		outcome := done(leader.RemoveServer(raft.ServerID(others[0].trans.LocalAddr()), 0, 0))
+		time.Sleep(100 * time.Millisecond) // of the bubble's time
+		gate <- errors.New("no disk")
+		if err := <-outcome; err == nil {
+			t.Error("acknowledged")
+		}
+		synctest.Wait()
+		if got := leader.GetConfiguration().Configuration().Servers; len(got) != 3 {
+			t.Errorf("its configuration is %v", got)
+		}
+	})
+}
+
 // What a request has checked is all that it commits. A goroutine of a former leader that waited for its next attempt knows how far the next one has committed, and
 // what a follower holds beyond the request may be what the former leader sent and nobody else has.
 func TestARequestCommitsWhatItHasChecked(t *testing.T) {
