@@ -18,16 +18,20 @@ type ground struct {
 	doubts int
 	dated  atomic.Uint64 // the last term in which this node knew what time it is by the others' clocks, or could not
 	shaken chan struct{} // holds a token when there is something to settle
+	led    chan struct{} // holds one when this node has come to lead
 }
 
-func newGround() *ground { return &ground{shaken: make(chan struct{}, 1)} }
+func newGround() *ground { return &ground{shaken: make(chan struct{}, 1), led: make(chan struct{}, 1)} }
 
-func (g *ground) shake() {
+func put(token chan struct{}) {
 	select {
-	case g.shaken <- struct{}{}:
+	case token <- struct{}{}:
 	default:
 	}
 }
+
+func (g *ground) shake() { put(g.shaken) }
+func (g *ground) lead()  { put(g.led) }
 
 // doubt says that a proposal may be applied later.
 func (g *ground) doubt() {
@@ -78,6 +82,7 @@ func (n *Node) groundLoop(run *running) {
 	for {
 		select {
 		case <-run.ground.shaken:
+		case <-run.ground.led:
 		case <-run.quit:
 			return
 		}
@@ -89,9 +94,9 @@ func (n *Node) groundLoop(run *running) {
 		select {
 		case <-retry.C:
 			run.ground.shake()
-		case <-run.ground.shaken: // it may have come to lead once more, and asks what time it is before it does
+		case <-run.ground.led: // once more, and it asks what time it is before it does
 			retry.Stop()
-			run.ground.shake()
+			run.ground.lead()
 		case <-run.quit:
 			retry.Stop()
 			return
@@ -133,6 +138,9 @@ func (r *running) steady() bool {
 		if err != nil || r.raft.CurrentTerm() != term {
 			return false
 		}
+	case <-r.ground.led: // once more; the barrier may stand behind what the state machine is still at
+		r.ground.lead()
+		return false
 	case <-r.quit:
 		return true
 	}

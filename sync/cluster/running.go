@@ -250,7 +250,7 @@ func (n *Node) listen(run *running, leads <-chan bool) {
 			case lead := <-leads:
 				run.log.leads.Store(lead)
 				if lead {
-					run.ground.shake()
+					run.ground.lead()
 				}
 				n.announce(lead)
 			case o := <-seen:
