@@ -111,18 +111,25 @@ func (n *Node) date(run *running) {
 	if run.raft.State() != raft.Leader || run.ground.dated.Load() == term {
 		return
 	}
+	if n.port != nil && !n.conf.Agreement.said(n.conf.Passed()) {
+		n.askTheTime(run)
+	}
+	run.ground.dated.Store(term)
+	n.wake()
+}
+
+// askTheTime asks the voters that are not lost, if they could be a majority that agrees: of two, nobody knows who is right.
+func (n *Node) askTheTime(run *running) {
 	voters := slices.DeleteFunc(servers(run.raft), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
 	most := len(voters)/2 + 1
 	others := slices.DeleteFunc(voters, func(s raft.Server) bool {
 		p, _ := n.conf.Directory.Peer(string(s.ID))
 		return p.LostAt != nil || string(s.ID) == n.conf.NodeID
 	})
-	if n.port != nil && len(others) >= most && !n.conf.Agreement.said(n.conf.Passed()) { // of two, nobody knows who is right
+	if len(others) >= most {
 		n.ask(n.life, others, nil, n.answerFor())
 		n.weigh(n.views())
 	}
-	run.ground.dated.Store(term)
-	n.wake()
 }
 
 // steady makes the ground firm with a barrier. It is false when that is worth another attempt.
