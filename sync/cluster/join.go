@@ -73,12 +73,14 @@ func (p *port) serveJoin(in *inbound) {
 }
 
 // callPatiently asks the leader, and waits for one where there is none for the moment: the first node that joins makes the lone one begin
-// raft anew. Only for what may be asked twice.
+// raft anew, and one that has just died answers nobody. Only for what may be asked twice.
 func (n *Node) callPatiently(ctx context.Context, method string, body []byte) ([]byte, error) {
-	const pause, patience = 200 * time.Millisecond, 15 * time.Second
+	const pause, patience, each = 200 * time.Millisecond, 15 * time.Second, 5 * time.Second
 	until := n.conf.Now().Add(patience)
 	for {
-		answer, err := n.Call(ctx, "", method, body)
+		once, cancel := context.WithTimeout(ctx, each)
+		answer, err := n.Call(once, "", method, body)
+		cancel()
 		again := errors.Is(err, ErrQuorumLost) || errors.Is(err, ErrUnknownOutcome)
 		if !again || n.conf.Now().After(until) {
 			return answer, err

@@ -493,6 +493,24 @@ func TestADeadNodeIsReplacedInOneCommand(t *testing.T) {
 	f.settled()
 }
 
+// A node joins by a member whose leader dies before it has answered: by the next one, and long before the member gives up.
+func TestANodeJoinsThoughTheLeaderDies(t *testing.T) {
+	f := three(t, nil)
+	f.settled()
+	dies := f.leader()
+	by := f.bird(f.others(dies.name)[0])
+	reply, err := edge.Do(within(t, 10*time.Second), by.exec, operator, "", "sync.invitation.create", NewInvitation{})
+	check(t, err)
+	f.wires.Part(dies.name, f.names()...) // its connections stay open, and nothing comes back over them
+	n4 := f.bird("n4")
+	n4.openVault()
+	_, err = Joiner{
+		Token: reply.Once[0]["token"], Node: "n4", Site: "site-n4", Advertise: n4.advert, Version: "test", Dir: n4.logDir(), CredentialsDir: n4.keysDir(),
+		Vault: n4.vault, Network: f.network("n4"), Now: f.clock,
+	}.Join(within(t, joinTimeout-5*time.Second), func(Welcome) error { return nil })
+	check(t, err)
+}
+
 // A node that is replaced while it lives keeps its place until it has handed over what it accepted alone: removed, it could not any more.
 func TestAReplacedNodeHandsOverFirst(t *testing.T) {
 	var waits atomic.Int64
