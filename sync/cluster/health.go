@@ -230,15 +230,6 @@ func servers(r *raft.Raft) []raft.Server {
 	return slices.Clone(f.Configuration().Servers) // raft hands every caller the same
 }
 
-// Expelled is why nothing that this node takes would ever reach the cluster: a member that it trusts has said that it was removed. nil: it was not, as
-// far as it knows.
-func (n *Node) Expelled() error {
-	if !n.gone.Load() || n.Contact() {
-		return nil
-	}
-	return ErrPeerGone.Error(edge.Unavailable)
-}
-
 // freshFor is how old a sighting may be for its node to count as well.
 func (n *Node) freshFor() time.Duration { return max(5*n.conf.Pace.Poll, 3*n.conf.Peers.Election) }
 
@@ -384,10 +375,14 @@ const aroundFor = time.Second
 
 // Around is look on a node that hears no leader: which voters it reaches is what an operator needs to know then, and as it is now. So whoever shows
 // the node's Status calls it before; it waits for the answers unless others are a second old at most. It leaves the replicas alone, of which
-// there may be a hundred, each of them looking. On a node that hears a leader it does nothing.
+// there may be a hundred, each of them looking. A node that hears a leader asks nobody.
 func (n *Node) Around(ctx context.Context) {
 	run := n.current()
-	if run == nil || n.port == nil || n.Contact() {
+	if run == nil || n.port == nil {
+		return
+	}
+	if n.Contact() {
+		n.readmit()
 		return
 	}
 	select {
@@ -421,7 +416,6 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte, wait
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	var wg sync.WaitGroup
-	var answered, expelled atomic.Bool
 	for _, s := range members {
 		node := string(s.ID)
 		nodes[node] = true
@@ -432,12 +426,11 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte, wait
 			var st stats
 			raw, err := n.Call(ctx, node, methodStats, told)
 			if err == nil {
-				answered.Store(true)
 				err = json.Unmarshal(raw, &st)
 			} else if e, ok := edge.AsError(err); ok {
 				switch e.Code {
 				case ErrPeerGone.Code:
-					expelled.Store(true)
+					n.expel(node) // one that says so is enough: after a recovery the others were left behind as well
 					n.meet(ctx, node)
 				case codeExpired:
 					n.stale.Store(true)
@@ -447,8 +440,5 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte, wait
 		})
 	}
 	wg.Wait()
-	if expelled.Load() || answered.Load() || len(nodes) < 2 { // one that says so is enough: after a recovery the others were left behind as well
-		n.gone.Store(expelled.Load())
-	}
 	n.picture.keep(nodes)
 }

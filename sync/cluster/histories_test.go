@@ -64,7 +64,7 @@ func TestAMajorityThatComesBackAfterARecoverySaysSo(t *testing.T) {
 	left.up()
 	f.until("it leads alone", func() bool { return left.node.IsLeader() && len(left.members.Peers()) == 1 })
 	f.bird("n1").up()
-	f.until("n1 hears that it is removed", func() bool { return f.bird("n1").node.Expelled() != nil })
+	f.hears(f.bird("n1"))
 	if h := left.node.Histories(); len(h) > 0 {
 		t.Errorf("one that hears no leader is no history: %+v", h)
 	}
@@ -76,6 +76,7 @@ func TestAMajorityThatComesBackAfterARecoverySaysSo(t *testing.T) {
 		h := left.node.Histories()
 		return len(h) > 0 && h[0].Incarnation == "i1" && h[0].Leader != ""
 	})
+	f.until("n1, which hears a leader of its side, takes back that it is removed", func() bool { return !f.bird("n1").noted() && !f.bird("n1").node.removed() })
 }
 
 // Nobody is taken for another history who cannot prove to be a member, and no member of one that this node has not left.

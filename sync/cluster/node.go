@@ -159,7 +159,8 @@ type Node struct {
 	end      context.CancelFunc
 	moves    atomic.Uint64 // changes of leader seen
 	ended    bool          // guarded by mu: nothing is spawned any more
-	gone     atomic.Bool   // a member has said that this node was removed
+	gone     atomic.Bool   // a member has said that this node was removed, in this run or an earlier one
+	goneMu   sync.Mutex    // held by who changes that, and the note of it
 	stale    atomic.Bool   // a member has said that this node's certificate ended, whatever the clock here says
 	carried  carriedUpTo
 	carryMu  sync.Mutex // guards the file of carried positions
@@ -253,6 +254,7 @@ func Open(conf Config, machine *exec.Machine) (*Node, error) {
 	}
 	n.life, n.end = context.WithCancel(context.Background()) //nolint:forbidigo // the node's own life, which Shutdown ends
 	n.links = newLinks(n)
+	n.recallRemoval()
 	n.Handle(methodReadIndex, n.serveReadIndex)
 	if conf.Listen != "" {
 		if err := n.openPort(); err != nil {

@@ -53,6 +53,9 @@ func Recover(conf Config, machine *exec.Machine) (at Standing, err error) {
 	if err := w.StoreLog(entry); err != nil {
 		return at, fmt.Errorf("recover: %w", err)
 	}
+	if err := forgetRemoval(conf.Dir); err != nil { // whoever had removed this node has no part in the new history
+		return at, fmt.Errorf("recover: %w", err)
+	}
 	return at, nil
 }
 

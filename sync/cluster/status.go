@@ -17,7 +17,7 @@ type Status struct {
 	Voters       []string  `json:"voters"`
 	Others       []string  `json:"others,omitempty"`              // members without a vote
 	Members      []View    `json:"members,omitempty"`             // as the leader sees them, or last said
-	Removed      bool      `json:"removed,omitempty"`             // the others have said that it was removed
+	Removed      bool      `json:"removed,omitempty"`             // as Expelled says
 	Histories    []History `json:"histories,omitempty"`           // of this cluster, besides its own, that are at work since a recovery
 	ClockAhead   int64     `json:"clock_ahead_seconds,omitempty"` // of the leader's clock, as last heard
 	Advertise    string    `json:"advertise,omitempty"`           // where the others are told to reach this node
@@ -41,7 +41,7 @@ func (n *Node) Status() Status {
 	n.mu.RUnlock()
 	st := Status{
 		NodeID: n.conf.NodeID, ClusterID: n.conf.ClusterID, State: "parked", Parked: parked,
-		Version: n.machine.Version(), AppliedIndex: n.machine.AppliedIndex(), DurableIndex: n.machine.DurableIndex(),
+		Version: n.machine.Version(), AppliedIndex: n.machine.AppliedIndex(), DurableIndex: n.machine.DurableIndex(), Removed: n.Expelled() != nil,
 	}
 	if run == nil {
 		st.LastTerm, st.LastIndex = end.Term, end.LastIndex
@@ -50,7 +50,6 @@ func (n *Node) Status() Status {
 	if n.port != nil {
 		st.Advertise = n.advertised()
 	}
-	st.Removed = n.Expelled() != nil
 	if run.raft.State() == raft.Follower {
 		st.ClockAhead = int64(time.Duration(n.picture.ahead.Load()).Round(time.Second) / time.Second)
 	}
