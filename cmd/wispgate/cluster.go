@@ -155,6 +155,10 @@ func (c *cli) operate(ctx context.Context, method, path string, in any) ([]byte,
 	raw, header, err := cl.do(ctx, req)
 	c.remark(header)
 	e, ok := edge.AsError(err)
+	if err != nil && ok {
+		e = keyless(e)
+		err = e
+	}
 	switch {
 	case err == nil || !ok:
 	case e.Code == edge.ErrQuorumLost.Code:
@@ -168,6 +172,16 @@ func (c *cli) operate(ctx context.Context, method, path string, in any) ([]byte,
 	return raw, err
 }
 
+// keyless is a refusal as it helps who gave a command of the operator, which carries no Idempotency-Key of his.
+func keyless(e *edge.Error) *edge.Error {
+	plain := *e
+	if e.Code == edge.ErrUnknown.Code {
+		plain.Fix = "Look with wispgate cluster list whether it was done; where not, run the same command again. Twice does no harm"
+	}
+	plain.Fix = strings.ReplaceAll(plain.Fix, " with the same Idempotency-Key", "")
+	return &plain
+}
+
 // noMajority says to the operator of a cluster that cannot decide how it stands and what can be done, instead of to ask again.
 func (c *cli) noMajority(ctx context.Context, cl *client, lost *edge.Error) error {
 	var st clusterStatus
@@ -175,15 +189,25 @@ func (c *cli) noMajority(ctx context.Context, cl *client, lost *edge.Error) erro
 	if err != nil || json.Unmarshal(raw, &st) != nil || st.Cluster.Contact {
 		return lost // between two leaders, or not to be asked
 	}
-	e := *lost
+	e := st.refusal()
+	e.RetryAfter = lost.RetryAfter
+	return e
+}
+
+// refusal is away as that with which a command is refused.
+func (st *clusterStatus) refusal() *edge.Error {
+	e := &edge.Error{Kind: edge.Unavailable, Code: edge.ErrQuorumLost.Code}
+	if st.Cluster.Removed {
+		e.Code = app.Removed.Code
+	}
 	e.Message, e.Fix = st.away()
-	return &e
+	return e
 }
 
 // away says how a node stands that hears no leader, and what to do about it.
 func (st *clusterStatus) away() (says, fix string) {
 	if st.Cluster.Removed {
-		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %d writes wait here and are not handed over", st.Node, st.Pending.Waiting), app.RemovedFix
+		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %s here, and nothing is handed over", st.Node, app.Waits(st.Pending.Waiting)), app.Removed.Fix
 	}
 	if st.Cluster.State == "parked" {
 		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked), "See the log of wispgate; with a full disk, free space"
@@ -366,7 +390,7 @@ minute of that; contact is how long ago it last answered. On a node that hears n
 				says, fix := st.away()
 				_, _ = fmt.Fprintf(c.std.err, "%s. Roles and states are as it last heard them.\n%s.\n", says, fix)
 			}
-			c.warnHistories(st.Cluster.Histories)
+			c.warnHistories(st.Cluster.Histories, st.Cluster.Removed)
 			for _, m := range st.Cluster.Members {
 				if m.Problem != "" && st.Cluster.Contact {
 					_, _ = fmt.Fprintf(c.std.err, "Node %s is silent%s.\n", m.Node, m.Because())
@@ -383,9 +407,13 @@ func (st *clusterStatus) newcomer() bool {
 	return !st.Cluster.Contact && len(st.Cluster.Voters) == 0 && st.Cluster.State != "parked"
 }
 
-// warnHistories says where another history of the cluster is at work.
-func (c *cli) warnHistories(list []app.OtherHistory) {
+// warnHistories says where another history of the cluster is at work. A node that was removed has none of its own; what to do there is said besides.
+func (c *cli) warnHistories(list []app.OtherHistory, removed bool) {
 	for _, h := range list {
+		if removed {
+			_, _ = fmt.Fprintf(c.std.err, "%s.\n", h.LeftBehind())
+			continue
+		}
 		_, _ = fmt.Fprintf(c.std.err, "%s.\n%s.\n", h.Says(), app.HistoryFix)
 	}
 }
@@ -483,8 +511,7 @@ func (c *cli) bestHeir(ctx context.Context) (string, error) {
 		return "", err
 	}
 	if !st.Cluster.Contact {
-		says, fix := st.away()
-		return "", &edge.Error{Kind: edge.Unavailable, Code: edge.ErrQuorumLost.Code, Message: says, Fix: fix}
+		return "", st.refusal()
 	}
 	best := -1
 	for i, m := range list {

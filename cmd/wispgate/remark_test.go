@@ -62,6 +62,43 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 	}
 }
 
+// TestARefusedCommandOfTheOperatorSaysWhatHelps: its verbs carry no key that could be used again, and at a removed node nothing comes by waiting.
+func TestARefusedCommandOfTheOperatorSaysWhatHelps(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	const removed = `{"node":"a","cluster":{"state":"follower","removed":true,"voters":["b"]}}`
+	for name, tc := range map[string]struct{ code, fix, status, want string }{
+		"not known": {"outcome_unknown", "Ask again with the same Idempotency-Key; it is answered once and applied once", `{"cluster":{"contact":true}}`, "whether it was done; where not, run the same command again"},
+		"no leader": {"quorum_lost", "Ask again with the same Idempotency-Key when the link is back; nothing was half done", `{"cluster":{"contact":true}}`, "Ask again when the link is back"},
+		"removed":   {"quorum_lost", "Ask again with the same Idempotency-Key when the link is back; nothing was half done", removed, "(node_expelled)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				switch {
+				case r.Method == http.MethodPost:
+					w.Header().Set("Content-Type", "application/problem+json")
+					w.WriteHeader(http.StatusServiceUnavailable)
+					must(t, json.NewEncoder(w).Encode(map[string]any{"status": 503, "code": tc.code, "detail": "No", "fix": tc.fix}))
+				case strings.HasSuffix(r.URL.Path, "/status"):
+					_, _ = w.Write([]byte(tc.status))
+				default:
+					_, _ = w.Write([]byte(`{"data":[{"node":"b","role":"voter","status":"member","voter":true}]}`))
+				}
+			}))
+			defer node.Close()
+			for _, args := range [][]string{{"promote", "b"}, {"transfer", "b"}, {"transfer"}} {
+				if len(args) == 1 && name != "removed" { // it finds that there is nobody
+					continue
+				}
+				var out, said bytes.Buffer
+				code := run(t.Context(), append([]string{"--url", node.URL, "cluster"}, args...), stdio{in: strings.NewReader(""), out: &out, err: &said})
+				if got := said.String(); code != 5 || !strings.Contains(got, tc.want) || strings.Contains(got, "Idempotency-Key") {
+					t.Errorf("%v: exit %d, %q", args, code, got)
+				}
+			}
+		})
+	}
+}
+
 // TestTheListOfNodesSaysWhatATableDoesNot: that a node has joined and is not one that stands alone, why another is silent, and that two histories are at work.
 func TestTheListOfNodesSaysWhatATableDoesNot(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
@@ -75,6 +112,10 @@ func TestTheListOfNodesSaysWhatATableDoesNot(t *testing.T) {
 		"two histories": {
 			`{"node":"a","cluster":{"state":"leader","contact":true,"voters":["a"],"histories":[{"node":"b","incarnation":"9f2c"}]}}`, `[{"node":"a"}]`,
 			"node b goes on with another (incarnation 9f2c)", "alone",
+		},
+		"left behind": {
+			`{"node":"a","pending":{"waiting":1},"cluster":{"state":"follower","removed":true,"voters":["a","b"],"histories":[{"node":"b","incarnation":"9f2c"}]}}`, `[{"node":"a"}]`,
+			"and the others refuse it. 1 write waits here, and nothing is handed over", "Two histories",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

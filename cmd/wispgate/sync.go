@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -82,12 +81,12 @@ last_term and last_index are those of the last entry in its log, applied or not:
 				_, _ = fmt.Fprintln(c.std.err, "This node reads in what waits, after its start. Until then it shows a part of it, and takes no write that may wait.")
 			}
 			if s.Lost > 0 {
-				_, _ = fmt.Fprintf(c.std.err, "%d writes that were accepted here are lost: the disk damaged them. wispgate doctor says which, and what to do.\n", s.Lost)
+				_, _ = fmt.Fprintf(c.std.err, "The disk has damaged what was accepted here, and %s lost. wispgate doctor says which, and what to do.\n", app.Agree(s.Lost, "write is", "writes are"))
 			}
-			c.warnHistories(s.histories)
+			c.warnHistories(s.histories, s.Removed)
 			switch {
 			case s.Removed:
-				_, _ = fmt.Fprintln(c.std.err, "This node was removed from the cluster, and the others refuse it. "+app.RemovedFix)
+				_, _ = fmt.Fprintln(c.std.err, "This node was removed from the cluster, and the others refuse it. "+app.Removed.Fix)
 			case s.State == "parked":
 				_, _ = fmt.Fprintln(c.std.err, "This node takes no part in the cluster at the moment; wispgate cluster list says why.")
 			case s.CutOff:
@@ -302,23 +301,13 @@ func toldExport(m *app.Exported) string {
 			flag = "--removed " + shellWord(m.Node) + " "
 		}
 		return fmt.Sprintf("%s of %s, %s. Import it at any member that is in touch with the leader: wispgate sync import %s%s",
-			count(m.Writes, "write"), m.Node, size, flag, shellWord(cmp.Or(m.File, "FILE")))
+			app.Count(m.Writes, "write"), m.Node, size, flag, shellWord(cmp.Or(m.File, "FILE")))
 	}
-	what := fmt.Sprintf("%s after %d", count(int(m.Entries), "log entry"), m.FromIndex)
+	what := fmt.Sprintf("%s after %d", app.Count(m.Entries, "log entry"), m.FromIndex)
 	if m.State {
-		what = "The whole state, and " + count(int(m.Entries), "log entry") + " after it"
+		what = "The whole state, and " + app.Count(m.Entries, "log entry") + " after it"
 	}
 	return fmt.Sprintf("%s for %s, %s. Import it there: wispgate sync import %s", what, m.For, size, shellWord(cmp.Or(m.File, "FILE")))
-}
-
-func count(n int, thing string) string {
-	switch {
-	case n == 1:
-		return "1 " + thing
-	case strings.HasSuffix(thing, "y"):
-		thing = strings.TrimSuffix(thing, "y") + "ie"
-	}
-	return strconv.Itoa(n) + " " + thing + "s"
 }
 
 func (c *cli) syncImport() *cobra.Command {
@@ -384,7 +373,7 @@ func toldImport(g *app.Imported) string {
 	if g.Writes == 0 {
 		return "No writes were in it. How far the log of " + g.Node + " goes is noted: wispgate sync export --for " + g.Node
 	}
-	s := fmt.Sprintf("%s handed over, %d already there, %s", count(g.New, "write"), g.Already, count(g.Conflicts, "conflict"))
+	s := fmt.Sprintf("%s handed over, %d already there, %s", app.Count(g.New, "write"), g.Already, app.Count(g.Conflicts, "conflict"))
 	for i, id := range g.IDs {
 		if i == shownConflicts {
 			return s + "\n  more of them: wispgate sync conflicts --status open --node " + shellWord(g.Node)

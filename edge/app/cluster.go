@@ -163,7 +163,12 @@ func (c *core) clusterGauges() {
 		return n
 	})
 	g.GaugeFunc("wispgate_cluster_checksum_mismatches", "Nodes whose copy of the state differed at the last comparison.", func() float64 { return float64(c.cluster.Differing()) })
-	g.GaugeFunc("wispgate_cluster_other_histories", "Nodes met lately that go on with another history of this cluster, since a recovery.", func() float64 { return float64(len(c.cluster.Histories())) })
+	g.GaugeFunc("wispgate_cluster_other_histories", "Nodes met lately that go on with another history of this cluster, since a recovery.", func() float64 {
+		if c.cluster.Expelled() != nil { // its own does not go on here
+			return 0
+		}
+		return float64(len(c.cluster.Histories()))
+	})
 	g.GaugeFunc("wispgate_cluster_lag_entries", "Log entries that the member furthest behind lacks, as the leader sees it; 0 on others.", func() (most float64) {
 		if !c.cluster.IsLeader() {
 			return 0
@@ -222,5 +227,5 @@ const (
 // Newcomer says how a node stands that has joined and heard no leader yet.
 func Newcomer(advertised string) string { return cluster.Newcomer(advertised) }
 
-// RemovedFix is what to do at a node that was removed.
-var RemovedFix = cluster.ErrPeerGone.Fix
+// Removed is how a node that was removed stands, and what to do about it.
+var Removed = cluster.ErrPeerGone

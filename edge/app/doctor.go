@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -66,7 +65,7 @@ func (d Diagnosis) Err() error {
 	if n == 0 {
 		return nil
 	}
-	return &edge.Error{Kind: edge.Internal, Code: "doctor", Message: fmt.Sprintf("%d checks failed", n), Fix: "Do what stands beside them, then ask again"}
+	return &edge.Error{Kind: edge.Internal, Code: "doctor", Message: Count(n, "check") + " failed", Fix: "Do what stands beside them, then ask again"}
 }
 
 // DoctorOptions of Examine.

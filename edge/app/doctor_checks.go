@@ -290,12 +290,12 @@ func checkCluster(p *patient) (Finding, bool) {
 	}
 	c := s.Cluster
 	switch {
+	case c.Removed:
+		return found(Fail, Removed.Fix, "%s; %s here", Removed.Says, Waits(s.Pending.Waiting))
 	case c.State == "parked" && (p.inside.LogErr != "" || p.inside.StoreErr != ""):
 		return found(Fail, orElse(p.inside.LogFix, p.inside.StoreFix), "The node takes no part: %s", c.Parked)
 	case c.State == "parked":
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
-	case c.Removed:
-		return found(Fail, cluster.ErrPeerGone.Fix, "%s; %d writes wait here", cluster.ErrPeerGone.Says, s.Pending.Waiting)
 	case c.Leader == "" && len(c.Voters) == 0:
 		return found(Fail, cluster.NewcomerFix, "%s", cluster.Newcomer(c.Advertise))
 	case c.Leader == "":
@@ -309,13 +309,17 @@ func checkCluster(p *patient) (Finding, bool) {
 
 // checkHistory says nothing where there is one history, as there nearly always is.
 func checkHistory(p *patient) (Finding, bool) {
-	switch {
-	case p.inside.Status == nil:
+	if p.inside.Status == nil {
 		return nothing()
-	case len(p.inside.Status.Cluster.Histories) == 0:
-		return fine("No node of another history of the cluster has been met")
 	}
-	return found(Fail, cluster.HistoryFix, "%s", p.inside.Status.Cluster.Histories[0].Says())
+	c := p.inside.Status.Cluster
+	switch {
+	case len(c.Histories) == 0:
+		return fine("No node of another history of the cluster has been met")
+	case c.Removed: // it commits nothing
+		return found(Warn, Removed.Fix, "%s", c.Histories[0].LeftBehind())
+	}
+	return found(Fail, cluster.HistoryFix, "%s", c.Histories[0].Says())
 }
 
 // mostLag is how many entries a member may be behind before somebody should look.
@@ -323,11 +327,11 @@ const mostLag = 1000
 
 func checkMembers(p *patient) (Finding, bool) {
 	s := p.inside.Status
-	if s == nil || len(s.Cluster.Members) < 2 {
+	if s == nil || len(s.Cluster.Members) < 2 || s.Cluster.Removed { // whose members they are it is none of
 		return nothing()
 	}
 	if !s.Cluster.Contact {
-		return found(Warn, "Bring the way to the leader back; until then ask at the other nodes", "Nobody tells this node how the other %d are: it hears no leader", len(s.Cluster.Members)-1)
+		return found(Warn, "Bring the way to the leader back; until then ask at the other nodes", "Nobody tells this node how the others are: it hears no leader")
 	}
 	if says := silent(s, p.now); says != "" {
 		return found(Warn, "Look at that node and at the network to it", "%s", says)
@@ -420,24 +424,27 @@ func checkPending(p *patient) (Finding, bool) {
 	s := p.inside.Status
 	if s == nil {
 		if n := p.journals["pending"].report; n.Records > 0 {
-			return fine("%d writes stand in the queue of what the cluster has not settled", n.Records)
+			return fine("The queue of what the cluster has not settled holds %s", Count(n.Records, "write"))
 		}
 		return nothing()
 	}
 	switch w := s.Pending; {
 	case w.Waiting == 0:
 		return fine("No write waits for the cluster")
+	case s.Cluster.Removed:
+		return found(Warn, fmt.Sprintf("Carry what waits: wispgate sync export here, and wispgate sync import --removed %s FILE at a member", s.Cluster.NodeID),
+			"%s here, and nothing is handed over from a node that was removed: what waits dies with this disk", Waits(w.Waiting))
 	case w.Loading:
-		return found(Warn, "Wait: it takes a minute or two for a hundred thousand", "The node reads in %d writes that wait, after its start; until then it shows a part of them and accepts none that may wait", w.Waiting)
+		return found(Warn, "Wait: it takes a minute or two for a hundred thousand", "The node reads in what waits, %s, after its start; until then it shows a part of it and accepts none that may wait", Count(w.Waiting, "write"))
 	case w.Problem != "":
-		return found(Fail, "See the log", "%d writes wait for the cluster, and handing them over fails: %s", w.Waiting, w.Problem)
+		return found(Fail, "See the log", "%s for the cluster, and the handing over fails: %s", Waits(w.Waiting), w.Problem)
 	case w.CutOff && w.Oldest != nil:
-		return found(Warn, "Bring the way to the cluster back: they are handed over by themselves. wispgate sync export carries them by hand",
-			"%d writes wait here alone, the oldest since %s: they die with this disk", w.Waiting, w.Oldest.UTC().Format(time.RFC3339))
+		return found(Warn, "Bring the way to the cluster back: what waits is handed over by itself. wispgate sync export carries it by hand",
+			"%s here alone, the oldest since %s: what waits dies with this disk", Waits(w.Waiting), w.Oldest.UTC().Format(time.RFC3339))
 	case w.Oldest != nil && p.now.Sub(*w.Oldest) > time.Hour:
-		return found(Warn, "Bring the way to the cluster back", "%d writes wait for the cluster, the oldest for %s", w.Waiting, p.now.Sub(*w.Oldest).Round(time.Minute))
+		return found(Warn, "Bring the way to the cluster back", "%s for the cluster, the oldest for %s", Waits(w.Waiting), p.now.Sub(*w.Oldest).Round(time.Minute))
 	default:
-		return fine("%d writes are on their way to the cluster", w.Waiting)
+		return fine("On the way to the cluster: %s", Count(w.Waiting, "write"))
 	}
 }
 
@@ -446,7 +453,7 @@ func checkConflicts(p *patient) (Finding, bool) {
 		return nothing()
 	}
 	if n := p.inside.Conflicts; n > 0 {
-		return found(Warn, "wispgate sync conflicts shows them, wispgate sync resolve decides one", "%d writes of a cut-off node wait for somebody's decision", n)
+		return found(Warn, "wispgate sync conflicts shows them, wispgate sync resolve decides one", "Of what cut-off nodes took, %s for somebody's decision", Waits(n))
 	}
 	return fine("No conflict waits for a decision")
 }

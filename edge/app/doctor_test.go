@@ -131,6 +131,15 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"cluster", "joined, and not heard", func(p *patient) {
 			p.inside.Status.Cluster = cluster.Status{NodeID: "b", State: "follower", Advertise: "10.8.0.8:7846"}
 		}, Fail},
+		{"cluster", "removed, and parked", func(p *patient) {
+			p.inside.Status.Cluster.Removed, p.inside.Status.Cluster.State, p.inside.Status.Cluster.Parked = true, "parked", "disk full"
+		}, Fail},
+		{"history", "another, and removed", func(p *patient) {
+			p.inside.Status.Cluster.Removed, p.inside.Status.Cluster.Histories = true, []cluster.History{{Node: "b", Incarnation: "9f2c"}}
+		}, Warn},
+		{"pending", "removed", func(p *patient) {
+			p.inside.Status.Cluster.Removed, p.inside.Status.Pending = true, exec.Pending{Waiting: 2, Oldest: new(p.now), CutOff: true}
+		}, Warn},
 		{"history", "two of them", func(p *patient) {
 			p.inside.Status.Cluster.Histories = []cluster.History{{Node: "b", Incarnation: "9f2c"}}
 		}, Fail},
@@ -205,6 +214,32 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		if !asked[c.name] {
 			t.Errorf("nothing makes the check %s fail", c.name)
 		}
+	}
+}
+
+// TestTheDoctorOfARemovedNodePromisesNothing: no way that is brought back hands anything over, and the others are none of its members.
+func TestTheDoctorOfARemovedNodePromisesNothing(t *testing.T) {
+	t.Parallel()
+	p := healthy()
+	c := &p.inside.Status.Cluster
+	c.NodeID, c.Removed, c.Contact, c.Histories = "a", true, false, []cluster.History{{Node: "b", Incarnation: "9f2c"}}
+	p.inside.Status.Pending = exec.Pending{Waiting: 1, Oldest: new(p.now), CutOff: true}
+	for _, check := range checks {
+		f, ok := check.look(p)
+		for _, untrue := range []string{"Bring the way", "Two histories", "1 writes", "1 checks", "Look at the network"} {
+			if ok && strings.Contains(f.Says+f.Fix, untrue) {
+				t.Errorf("%s: %+v", check.name, f)
+			}
+		}
+	}
+	if f, _ := checkPending(p); !strings.HasPrefix(f.Says, "1 write waits here") || !strings.Contains(f.Fix, "import --removed a FILE") {
+		t.Errorf("what waits: %+v", f)
+	}
+	if f, ok := checkMembers(p); ok {
+		t.Errorf("the others: %+v", f)
+	}
+	if err := (Diagnosis{Data: []Finding{{Verdict: Fail}}}).Err(); !strings.Contains(err.Error(), "1 check failed") {
+		t.Error(err)
 	}
 }
 

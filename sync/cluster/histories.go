@@ -41,6 +41,11 @@ func (h *History) Says() string {
 		h.Node, h.Incarnation)
 }
 
+// LeftBehind is that in a sentence where the node that met it was removed: nothing is committed on its side.
+func (h *History) LeftBehind() string {
+	return fmt.Sprintf("A recovery has left this node behind: node %s goes on with another history of this cluster (incarnation %s)", h.Node, h.Incarnation)
+}
+
 // HistoryMet says that a node of another history of this cluster was met: after a recovery both sides are at work.
 type HistoryMet struct {
 	ID          edge.ID `json:"id"`
@@ -197,7 +202,7 @@ func (n *Node) serveMeet(from string, body []byte) ([]byte, error) {
 func (n *Node) met(node string, g greeting) {
 	h := History{Node: node, Incarnation: g.Incarnation, Leader: g.Leader, Version: g.Version, Seen: n.conf.Now()}
 	if n.meetings.note(h) {
-		n.log.Error("two histories of this cluster are at work: a recovery left nodes behind that are back, or this node is one of them",
+		n.log.Error("another history of this cluster is at work: a recovery left nodes behind that are back, or this node is one of them",
 			"node", node, "incarnation", h.Incarnation, "leader", h.Leader, "own_incarnation", n.conf.Incarnation)
 	}
 	n.mu.RLock()
