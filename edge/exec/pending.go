@@ -133,7 +133,7 @@ func (x *Exec) lookLocked() *State {
 
 // mayPend reports whether an intent that could not be committed may wait in the queue: one that is whole. Another caller may be preparing it still.
 func (x *Exec) mayPend(w *waiter, err error) bool {
-	if !w.offline || x.cfg.Queue == nil || !undecided(err) || x.cfg.Expelled != nil && x.cfg.Expelled() != nil {
+	if !w.offline || x.cfg.Queue == nil || !undecided(err) || x.removed() != nil {
 		return false
 	}
 	x.mu.Lock()
@@ -144,7 +144,15 @@ func (x *Exec) mayPend(w *waiter, err error) bool {
 // expelled is the refusal of a node that the cluster has removed: to accept would be to promise what cannot come, and to have somebody wait for what
 // is handed over would be to have him wait for ever. nil for any other.
 func (x *Exec) expelled(err error) error {
-	if x.cfg.Expelled == nil || !isQuorumLost(err) && !errors.Is(err, edge.ErrRebasing.Error(edge.Unavailable)) {
+	if !isQuorumLost(err) && !errors.Is(err, edge.ErrRebasing.Error(edge.Unavailable)) {
+		return nil
+	}
+	return x.removed()
+}
+
+// removed is why nothing that this node accepts would reach the cluster; nil where it would.
+func (x *Exec) removed() error {
+	if x.cfg.Expelled == nil {
 		return nil
 	}
 	return x.cfg.Expelled()

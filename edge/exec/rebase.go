@@ -124,7 +124,11 @@ func (r *rebaser) contact() {
 	}
 	if !r.pending.cut.Load() && time.Duration(r.lost)*r.lookEvery() >= r.cfg.Patience {
 		r.pending.cut.Store(true)
-		r.cfg.Logger.Warn("no leader: writes that may wait are kept here, all others are refused")
+		if gone := r.removed(); gone != nil {
+			r.cfg.Logger.Warn("no leader: all writes are refused", "error", gone)
+		} else {
+			r.cfg.Logger.Warn("no leader: writes that may wait are kept here, all others are refused")
+		}
 	}
 }
 
