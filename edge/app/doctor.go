@@ -157,6 +157,7 @@ type inside struct {
 	Tables    int       `json:"tables,omitempty"`    // of the state, checked octet by octet; with deep
 	LogErr    string    `json:"log_error,omitempty"` // why log and state do not belong together
 	LogFix    string    `json:"log_fix,omitempty"`
+	Removed   bool      `json:"removed,omitempty"` // of a stopped node: it wrote down that it was removed from its cluster
 }
 
 func gather(ctx context.Context, o DoctorOptions) *patient {
@@ -170,6 +171,7 @@ func gather(ctx context.Context, o DoctorOptions) *patient {
 			p.inside, p.insideErr = conn.inside(ctx, o.Deep)
 		} else {
 			p.inside, p.insideErr = stoppedInside(ctx, o, p.id)
+			p.inside.Removed, _ = cluster.NotedRemoved(logDir(p.dir)) // one that cannot be read counts
 			p.ports = freePorts(ctx, o.Config)
 		}
 	}

@@ -285,7 +285,10 @@ func (p *patient) skew() time.Duration {
 
 func checkCluster(p *patient) (Finding, bool) {
 	s := p.inside.Status
-	if s == nil {
+	switch {
+	case s == nil && p.inside.Removed:
+		return found(Fail, Removed.Fix, "%s", Removed.Says)
+	case s == nil:
 		return nothing()
 	}
 	c := s.Cluster

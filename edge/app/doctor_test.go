@@ -131,6 +131,7 @@ func TestEveryCheckFindsWhatItIsFor(t *testing.T) {
 		{"cluster", "joined, and not heard", func(p *patient) {
 			p.inside.Status.Cluster = cluster.Status{NodeID: "b", State: "follower", Advertise: "10.8.0.8:7846"}
 		}, Fail},
+		{"cluster", "removed, and stopped", func(p *patient) { p.running, p.inside.Status, p.inside.Removed = false, nil, true }, Fail},
 		{"cluster", "removed, and parked", func(p *patient) {
 			p.inside.Status.Cluster.Removed, p.inside.Status.Cluster.State, p.inside.Status.Cluster.Parked = true, "parked", "disk full"
 		}, Fail},

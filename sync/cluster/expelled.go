@@ -11,10 +11,10 @@ import (
 	"wispgate/edge"
 )
 
-// removal is written down beside the log of a node once a member that it trusts has said that it was removed: it knows so after a restart too, and
-// when nobody answers any more. Else it would accept again what can never arrive.
+// removal is written down beside the log of a node once a member that it trusts, or its own record, has said that it was removed: it knows so after a
+// restart too, and when nobody answers any more. Else it would accept again what can never arrive.
 type removal struct {
-	By string    `json:"by"` // the member
+	By string    `json:"by"` // the member; the node itself where its own record said so
 	At time.Time `json:"at"`
 }
 
@@ -37,17 +37,24 @@ func (n *Node) recordedRemoved() bool {
 	return ok && p.Status == Removed
 }
 
-// recallRemoval reads what an earlier run wrote down. Nothing but a removal is ever written there, so what cannot be read is one.
-func (n *Node) recallRemoval() {
+// NotedRemoved says whether the node of a folder has written down that it was removed. Nothing but a removal is ever written there, so what cannot be
+// read is one.
+func NotedRemoved(dir string) (bool, error) {
 	var r removal
-	err := readNote(n.conf.Dir, removalFile, &r)
+	err := readNote(dir, removalFile, &r)
+	return err != nil || r.By != "", err
+}
+
+// recallRemoval takes up what an earlier run wrote down.
+func (n *Node) recallRemoval() {
+	noted, err := NotedRemoved(n.conf.Dir)
 	if err != nil {
 		n.log.Error("the note that this node was removed cannot be read: it counts until a leader is heard", "error", err)
 	}
-	n.gone.Store(err != nil || r.By != "")
+	n.gone.Store(noted)
 }
 
-// expel keeps in mind that a member has said that this node was removed.
+// expel keeps in mind that a member, or this node's own record, has said that it was removed.
 func (n *Node) expel(by string) {
 	n.goneMu.Lock()
 	defer n.goneMu.Unlock()

@@ -385,6 +385,9 @@ func (n *Node) Around(ctx context.Context) {
 		n.readmit()
 		return
 	}
+	if n.recordedRemoved() {
+		n.expel(n.conf.NodeID)
+	}
 	select {
 	case n.picture.looking <- struct{}{}:
 		defer func() { <-n.picture.looking }()
