@@ -206,50 +206,8 @@ func (st *clusterStatus) refusal() *edge.Error {
 
 // away says how a node stands that hears no leader, and what to do about it.
 func (st *clusterStatus) away() (says, fix string) {
-	if st.Cluster.Removed {
-		return fmt.Sprintf("Node %s was removed from the cluster, and the others refuse it. %s here, and nothing is handed over", st.Node, app.Waits(st.Pending.Waiting)), app.Removed.Fix
-	}
-	if st.Cluster.State == "parked" {
-		return fmt.Sprintf("Node %s takes no part in the cluster: %s", st.Node, st.Cluster.Parked), "See the log of wispgate; with a full disk, free space"
-	}
-	if len(st.Cluster.Voters) == 0 {
-		return app.Newcomer(st.Cluster.Advertise), app.NewcomerFix
-	}
-	reached, fit, votes, others := []string{}, 0, slices.Contains(st.Cluster.Voters, st.Node), ""
-	if votes {
-		fit, others = 1, "other "
-	}
-	for _, m := range st.Cluster.Members {
-		if m.Node == st.Node || !m.Voter || m.Silent || st.Clock.Now.Sub(m.Seen) >= reachFor {
-			continue
-		}
-		switch m.State {
-		case "leader":
-			return fmt.Sprintf("Node %s reaches %s, which leads, and does not hear it", st.Node, m.Node),
-				"Look at this node's cluster.advertise and at the way to its port, and that no copy of it runs elsewhere"
-		case "parked":
-			reached = append(reached, m.Node+" (parked)")
-		default:
-			reached, fit = append(reached, m.Node), fit+1
-		}
-	}
-	since, whom, need := "", "none", len(st.Cluster.Voters)/2+1
-	if st.Pending.Since != nil {
-		since = " since " + st.Pending.Since.Local().Format(time.DateTime)
-	}
-	if len(reached) > 0 {
-		whom = strings.Join(reached, ", ")
-	}
-	says = fmt.Sprintf("Node %s hears no leader%s; of the %svoters it reaches %s. ", st.Node, since, others, whom)
-	if fit >= need { // so it is not for want of nodes
-		return says + "They would be enough, and none of them leads yet", "Ask again in a few seconds; if it stays so, see with wispgate cluster list on each of them whom it reaches"
-	}
-	return says + fmt.Sprintf("%d of %d voters must hear each other before anything is committed", need, len(st.Cluster.Voters)), app.NoMajorityFix
+	return st.Cluster.Away(app.Absence{Now: st.Clock.Now, Since: st.Pending.Since, Waits: app.Waits(st.Pending.Waiting)})
 }
-
-// reachFor is how old an answer may be of a voter that counts as in reach. The node asks them all before it says how it stands, so this is only for
-// one whose program is older and remembers.
-const reachFor = 10 * time.Second
 
 // wellFor is how old the last answer to the leader may be of a node that counts as well, where it has missed none.
 const wellFor = 30 * time.Second
@@ -282,19 +240,8 @@ type peerRecord struct {
 }
 
 type clusterStatus struct {
-	Node    string `json:"node"`
-	Cluster struct {
-		State   string `json:"state"`
-		Parked  string `json:"parked"`
-		Leader  string `json:"leader"`
-		Contact bool   `json:"contact"`
-		Removed bool   `json:"removed"`
-		Voters  []string
-		Members []app.MemberView `json:"members"`
-
-		Advertise string             `json:"advertise"`
-		Histories []app.OtherHistory `json:"histories"`
-	} `json:"cluster"`
+	Node    string            `json:"node"`
+	Cluster app.ClusterStatus `json:"cluster"`
 	Pending struct {
 		Since   *time.Time `json:"since"`
 		Waiting int64      `json:"waiting"`
@@ -346,9 +293,15 @@ func (c *cli) members(ctx context.Context) ([]clusterMember, clusterStatus, erro
 				age := max(st.Clock.Now.Sub(v.Seen), 0)
 				m.Contact, m.Lag, m.well = age.Round(time.Second).String(), v.Lag, age < wellFor && !v.Silent && p.LostAt == nil
 			}
+			if v.Node == p.Node && v.Address != "" {
+				m.Address = v.Address
+			}
 			if v.Node == p.Node && v.Silent && p.LostAt == nil {
 				m.State = silentState(m.State)
 			}
+		}
+		if p.Node == st.Node && p.Status != "removed" && st.Cluster.Advertise != "" { // which nobody may have heard yet
+			m.Address = st.Cluster.Advertise
 		}
 		if m.Contact == "-" && p.LostAt != nil && p.Status != "removed" {
 			m.Contact = ">" + max(st.Clock.Now.Sub(*p.LostAt), 0).Round(time.Second).String()

@@ -13,7 +13,7 @@ import (
 // the list says that it is of the past.
 func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	const status = `{"node":"n3","clock":{"now":"2026-03-01T12:00:00Z"},"pending":{"cut_off":true,"since":"2026-03-01T11:59:00Z"},"cluster":{"state":"candidate",
+	const status = `{"node":"n3","clock":{"now":"2026-03-01T12:00:00Z"},"pending":{"cut_off":true,"since":"2026-03-01T11:59:00Z"},"cluster":{"node_id":"n3","state":"candidate",
 		"voters":["n1","n2","n3","n4"],"members":[{"node":"n1","voter":true,"seen":"2026-03-01T11:58:00Z"},{"node":"n3","voter":true,"seen":"2026-03-01T12:00:00Z"},
 		{"node":"n4","voter":true,"seen":"2026-03-01T11:59:59Z"}]}}`
 	node := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -40,6 +40,8 @@ func TestAClusterThatCannotDecideSaysHowItStands(t *testing.T) {
 		"a replica":                    {strings.ReplaceAll(status, `"n1","n2","n3","n4"]`, `"n1","n2","n4"]`), "of the voters it reaches n4. 2 of 3 voters must"},
 		"a parked one does not vote":   {strings.Replace(strings.Replace(status, `"n1","n2","n3","n4"]`, `"n1","n3","n4"]`, 1), `"n4","voter":true`, `"n4","voter":true,"state":"parked"`, 1), "it reaches n4 (parked). 2 of 3 voters must"},
 		"enough, and an election":      {strings.Replace(status, `"n1","n2","n3","n4"]`, `"n1","n3","n4"]`, 1), "it reaches n4. They would be enough, and none of them leads yet"},
+		"one that hears the leader":    {strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"state":"follower","leader":"n1"`, 1), "reaches n4, which hears n1 lead, and does not hear it itself"},
+		"where they were sought":       {strings.Replace(status, `"n1","voter":true`, `"n1","voter":true,"silent":true,"problem":"its cluster.advertise is 10.8.0.7:7846; i/o timeout"`, 1), "3 of 4 voters must hear each other before anything is committed; n1 does not answer: its cluster.advertise is 10.8.0.7:7846; i/o timeout"},
 		"a dead one that once had led": {strings.Replace(status, `"n4","voter":true`, `"n4","voter":true,"silent":true,"state":"leader"`, 1), "it reaches none. 3 of 4"},
 	} {
 		var st clusterStatus
@@ -103,6 +105,14 @@ func TestARefusedCommandOfTheOperatorSaysWhatHelps(t *testing.T) {
 func TestTheListOfNodesSaysWhatATableDoesNot(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
 	for name, tc := range map[string]struct{ status, nodes, want, not string }{
+		"moved without a leader": {
+			`{"node":"a","cluster":{"node_id":"a","advertise":"10.9.0.7:7846","voters":["a","b"],"members":[{"node":"a","voter":true,"address":"10.9.0.7:7846"},{"node":"b","voter":true,"silent":true}]}}`,
+			`[{"node":"a","address":"10.8.0.7:7846"},{"node":"b","address":"10.8.0.8:7846"}]`, "node a itself is reached at 10.9.0.7:7846 now", "10.8.0.7",
+		},
+		"moved and heard of": {
+			`{"node":"a","cluster":{"contact":true,"voters":["a","b"],"members":[{"node":"b","voter":true,"address":"10.9.0.8:7846"}]}}`,
+			`[{"node":"a"},{"node":"b","address":"10.8.0.8:7846"}]`, "10.9.0.8:7846", "10.8.0.8",
+		},
 		"alone":  {`{"node":"a","cluster":{"state":"leader","contact":true,"voters":["a"]}}`, `[]`, "Node a stands alone", "joined"},
 		"joined": {`{"node":"b","cluster":{"state":"follower","advertise":"10.8.0.8:7846"}}`, `[]`, "has joined its cluster, and no leader has reached it yet at 10.8.0.8:7846", "alone"},
 		"silent": {
@@ -129,7 +139,7 @@ func TestTheListOfNodesSaysWhatATableDoesNot(t *testing.T) {
 			defer node.Close()
 			var out, said bytes.Buffer
 			code := run(t.Context(), []string{"--url", node.URL, "cluster", "list"}, stdio{in: strings.NewReader(""), out: &out, err: &said})
-			if got := said.String(); code != 0 || !strings.Contains(got, tc.want) || strings.Contains(got, tc.not) {
+			if got := said.String() + out.String(); code != 0 || !strings.Contains(got, tc.want) || strings.Contains(got, tc.not) {
 				t.Errorf("exit %d, %q", code, got)
 			}
 		})

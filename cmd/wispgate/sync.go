@@ -64,6 +64,7 @@ type syncStanding struct {
 
 	loading   bool
 	histories []app.OtherHistory
+	away, fix string // of a node that hears no leader
 }
 
 func (c *cli) syncStatus() *cobra.Command {
@@ -91,6 +92,9 @@ last_term and last_index are those of the last entry in its log, applied or not:
 				_, _ = fmt.Fprintln(c.std.err, "This node takes no part in the cluster at the moment; wispgate cluster list says why.")
 			case s.CutOff:
 				_, _ = fmt.Fprintln(c.std.err, "This node hears no leader. It keeps what may wait and hands it over when the link is back; wispgate cluster list shows whom it reaches.")
+				if s.away != "" {
+					_, _ = fmt.Fprintf(c.std.err, "%s.\n%s.\n", s.away, s.fix)
+				}
 			}
 			return c.show(s)
 		},
@@ -103,21 +107,11 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 		return s, err
 	}
 	var st struct {
-		Node    string `json:"node"`
-		Cluster struct {
-			State, Leader string
-			Version, Term uint64
-			LastTerm      uint64 `json:"last_term"`
-			LastIndex     uint64 `json:"last_index"`
-			CommitIndex   uint64 `json:"commit_index"`
-			Removed       bool
-			Histories     []app.OtherHistory
-			Members       []struct {
-				Node string
-				Seen time.Time
-				Lag  uint64
-			}
-		} `json:"cluster"`
+		Node    string            `json:"node"`
+		Cluster app.ClusterStatus `json:"cluster"`
+		Clock   struct {
+			Now time.Time `json:"now"`
+		} `json:"clock"`
 		Pending struct {
 			Waiting int64
 			Oldest  *time.Time
@@ -140,6 +134,9 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 		Oldest: st.Pending.Oldest, Problem: st.Pending.Problem, Lost: st.Pending.Lost, Lag: "-", Version: st.Cluster.Version, Term: st.Cluster.Term,
 		CommitIndex: st.Cluster.CommitIndex, LastTerm: st.Cluster.LastTerm, LastIndex: st.Cluster.LastIndex, Removed: st.Cluster.Removed, loading: st.Pending.Loading,
 		histories: st.Cluster.Histories,
+	}
+	if s.CutOff && !st.Cluster.Contact {
+		s.away, s.fix = st.Cluster.Away(app.Absence{Now: st.Clock.Now, Since: st.Pending.Since, Waiting: st.Pending.Waiting})
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {

@@ -209,11 +209,11 @@ func keepSystemKey(dataDir string, wrapped []byte) error {
 // joinWithin bounds a whole attempt to join.
 const joinWithin = time.Minute
 
-// NoMajorityFix is what an operator does about a cluster without a leader.
-const NoMajorityFix = cluster.NoMajorityFix
+// ClusterStatus is the node's part of the cluster.
+type ClusterStatus = cluster.Status
 
-// MemberView is how the leader sees a node.
-type MemberView = cluster.View
+// Absence is what a node that hears no leader goes by to say how it stands.
+type Absence = cluster.Absence
 
 // OtherHistory is another history of the cluster that is at work.
 type OtherHistory = cluster.History

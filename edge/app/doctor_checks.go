@@ -299,11 +299,9 @@ func checkCluster(p *patient) (Finding, bool) {
 		return found(Fail, orElse(p.inside.LogFix, p.inside.StoreFix), "The node takes no part: %s", c.Parked)
 	case c.State == "parked":
 		return found(Fail, "See the log; with a full disk, free space", "The node takes no part: %s", c.Parked)
-	case c.Leader == "" && len(c.Voters) == 0:
-		return found(Fail, cluster.NewcomerFix, "%s", cluster.Newcomer(c.Advertise))
 	case c.Leader == "":
-		return found(Fail, cluster.NoMajorityFix, "No leader is known: %d of the voters (%s) must hear each other before anything is committed; this node reaches %s",
-			len(c.Voters)/2+1, strings.Join(c.Voters, ", "), reached(s))
+		says, fix := c.Away(cluster.Absence{Now: s.Clock.Now, Since: s.Pending.Since, Waits: Waits(s.Pending.Waiting)})
+		return found(Fail, fix, "%s", says)
 	case s.Pending.CutOff:
 		return found(Fail, "Look at the network to the other nodes", "The node has lost the cluster, whose leader was %s", c.Leader)
 	}
@@ -386,20 +384,6 @@ func silent(s *Status, now time.Time) string {
 		text += fmt.Sprintf("; stop no other voter: %d of %d answer, and %d must", well, voters, need)
 	}
 	return text
-}
-
-// reached names the voters that answer a node which hears no leader.
-func reached(s *Status) string {
-	var list []string
-	for _, m := range s.Cluster.Members {
-		if m.Voter && m.Node != s.Node && !m.Silent && !m.Seen.IsZero() {
-			list = append(list, m.Node)
-		}
-	}
-	if len(list) == 0 {
-		return "none of the others"
-	}
-	return strings.Join(list, ", ")
 }
 
 // lost says what a journal has lost, until somebody has looked at it.

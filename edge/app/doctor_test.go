@@ -244,6 +244,23 @@ func TestTheDoctorOfARemovedNodePromisesNothing(t *testing.T) {
 	}
 }
 
+// TestTheDoctorSaysOfANodeWithoutALeaderWhatTheListSays: at one that reaches the leader, nobody is away and nothing is to be recovered.
+func TestTheDoctorSaysOfANodeWithoutALeaderWhatTheListSays(t *testing.T) {
+	t.Parallel()
+	p := healthy()
+	s := p.inside.Status
+	s.Clock.Now = p.now
+	s.Cluster = cluster.Status{
+		NodeID: "a", State: "follower", Voters: []string{"a", "b", "c"},
+		Members: []cluster.View{{Node: "a", Voter: true}, {Node: "b", Voter: true, Seen: p.now, State: "leader"}, {Node: "c", Voter: true, Seen: p.now, State: "follower", Leader: "b"}},
+	}
+	says, fix := s.Cluster.Away(cluster.Absence{Now: p.now})
+	f, _ := lookFor(t, "cluster")(p)
+	if f.Verdict != Fail || f.Says != says || f.Fix != fix || !strings.Contains(says, "reaches b, which leads") || strings.Contains(fix, "recover") {
+		t.Errorf("got %+v", f)
+	}
+}
+
 // TestTheDoctorNamesWhoHasJustFallenSilent: within seconds, whatever else is known of the node, and how many more may go.
 func TestTheDoctorNamesWhoHasJustFallenSilent(t *testing.T) {
 	t.Parallel()

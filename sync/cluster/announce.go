@@ -87,6 +87,17 @@ func (n *Node) advertised() string {
 	return n.port.l.Addr().String()
 }
 
+// elsewhere is where others reach this node, if its record says otherwise; else "".
+func (n *Node) elsewhere() string {
+	if n.port == nil {
+		return ""
+	}
+	if p, ok := n.conf.Directory.Peer(n.conf.NodeID); ok && p.Address != n.advertised() {
+		return n.advertised()
+	}
+	return ""
+}
+
 // announceLoop keeps this node's record, certificate and notes up to date.
 func (n *Node) announceLoop(ctx context.Context) {
 	tick := time.NewTicker(announceEvery)
@@ -148,6 +159,7 @@ func (n *Node) passOn(ctx context.Context, from string, body []byte) ([]byte, er
 	if err := json.Unmarshal(body, &reg); err != nil || reg.Node != from {
 		return nil, edge.ErrInput.Error(edge.Invalid, edge.Field("/node", "is not the asking node", "announce yourself"))
 	}
+	n.conf.Directory.heard(from, reg.Address)
 	return n.Call(ctx, "", methodAnnounced, body)
 }
 

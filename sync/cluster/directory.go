@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -17,25 +18,71 @@ type Directory struct {
 	records map[edge.ID]Peer
 	byName  map[string]edge.ID
 	noted   map[string]Peer
+	hints   map[string]hint
 	sums    sums
 	changed chan struct{} // closed and renewed at each change
 }
 
+// hint is where a member has said itself that it is reached, while its record said otherwise: the record follows only once a leader commits
+// it, and there may be none until the member is found. The next change of the recorded address ends it.
+type hint struct{ address, record string }
+
 // NewDirectory makes an empty one.
 func NewDirectory() *Directory {
-	return &Directory{records: map[edge.ID]Peer{}, byName: map[string]edge.ID{}, changed: make(chan struct{})}
+	return &Directory{records: map[edge.ID]Peer{}, byName: map[string]edge.ID{}, hints: map[string]hint{}, changed: make(chan struct{})}
 }
 
 // Peer is the record of a node, removed ones too.
 func (d *Directory) Peer(node string) (Peer, bool) {
 	d.mu.RLock()
 	defer d.mu.RUnlock()
+	return d.peerLocked(node)
+}
+
+func (d *Directory) peerLocked(node string) (Peer, bool) {
 	if len(d.records) == 0 {
 		p, ok := d.noted[node]
 		return p, ok
 	}
 	p, ok := d.records[d.byName[node]]
 	return p, ok
+}
+
+// heard takes up where a member says that it is reached. The word must be its own, over a connection on which it was proved.
+func (d *Directory) heard(node, address string) {
+	if checkAddress(address) != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch p, ok := d.peerLocked(node); {
+	case !ok || p.Status == Removed:
+	case p.Address == address:
+		delete(d.hints, node)
+	default:
+		d.hints[node] = hint{address, p.Address}
+	}
+}
+
+// hint is where a member has said to be reached, if its record says otherwise; else "".
+func (d *Directory) hint(node string) string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.hints[node].address
+}
+
+// addresses are where a member may be reached: where it has said so itself, then where its record says. None: it is no member.
+func (d *Directory) addresses(node string) []string {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	p, ok := d.peerLocked(node)
+	if !ok || p.Status == Removed {
+		return nil
+	}
+	if h, ok := d.hints[node]; ok {
+		return []string{h.address, p.Address}
+	}
+	return []string{p.Address}
 }
 
 // Peers are the nodes that are not removed, by name.
@@ -89,6 +136,10 @@ func (d *Directory) apply(reset bool, changes []edge.Change) {
 		}
 		d.records[c.ID], d.byName[p.Node] = p, c.ID
 	}
+	maps.DeleteFunc(d.hints, func(node string, h hint) bool {
+		p, ok := d.peerLocked(node)
+		return !ok || p.Status == Removed || p.Address != h.record
+	})
 	close(d.changed)
 	d.changed = make(chan struct{})
 }

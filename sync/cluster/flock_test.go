@@ -326,6 +326,24 @@ func (f *flock) leader() *bird {
 	return found
 }
 
+// leadAt has a voter lead.
+func (f *flock) leadAt(name string) {
+	f.t.Helper()
+	if f.leader().name != name {
+		check(f.t, f.do("sync.node.lead", PeerRef{name}))
+		f.until(name+" leads", func() bool { return f.leader().name == name })
+	}
+}
+
+// move starts a node that is down at another address. At the old one nothing refuses.
+func (f *flock) move(name, address string) {
+	f.t.Helper()
+	b := f.bird(name)
+	f.wires.Void(b.advert)
+	b.advert = address
+	b.up()
+}
+
 // settled waits until every running member is at one version, and compares their checksums there.
 func (f *flock) settled() {
 	f.t.Helper()

@@ -30,6 +30,8 @@ type stats struct {
 	DiskLow      bool   `json:"disk_low,omitempty"`
 	HoldsCA      bool   `json:"holds_ca,omitempty"`
 	Pending      int64  `json:"pending,omitempty"` // writes it has accepted alone and not handed over
+	Address      string `json:"address,omitempty"` // where it is reached
+	Leader       string `json:"leader,omitempty"`  // that it hears, or is
 
 	Clock  time.Time `json:"clock,omitzero"`   // where it trusts it
 	Synced bool      `json:"synced,omitempty"` // something disciplines it
@@ -49,6 +51,8 @@ type View struct {
 	Synced  bool      `json:"clock_synced,omitempty"`
 	Problem string    `json:"problem,omitempty"` // why it is not reached, where it is not
 	History string    `json:"history,omitempty"` // the incarnation that it goes on with, where that is another
+	Address string    `json:"address,omitempty"` // where it says to be reached, where its record says otherwise
+	Leader  string    `json:"leader,omitempty"`  // that it hears, where it is not the one who looks
 }
 
 // Because is why a member is not reached, for the end of a sentence; "" where that is not known.
@@ -196,13 +200,17 @@ func (n *Node) views() []View {
 	var list []View
 	apart := n.meetings.list(now)
 	for _, s := range servers(run.raft) {
-		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter}
+		v := View{Node: string(s.ID), Voter: s.Suffrage == raft.Voter, Address: n.conf.Directory.hint(string(s.ID))}
 		if v.Node == n.conf.NodeID {
 			v.Seen, v.State, v.Version, v.DiskLow = now, stateName(run.raft.State()), n.machine.Version(), n.diskLow()
 			v.Clock, v.Synced = n.ownClock()
+			v.Address = n.elsewhere()
 		} else if g, ok := n.picture.get(v.Node); ok {
 			v.Seen, v.State, v.Version, v.DiskLow, v.Silent = g.last, g.State, g.Version, g.DiskLow, g.first.IsZero()
 			v.Clock, v.Synced = g.clockOf(n.conf.Passed())
+			if g.Leader != n.conf.NodeID { // as all do, where this one leads
+				v.Leader = g.Leader
+			}
 			if g.first.IsZero() {
 				v.Problem = n.links.why(v.Node)
 			}
@@ -303,10 +311,18 @@ func (n *Node) serveWell(ctx context.Context, _ string, _ []byte) ([]byte, error
 
 func (n *Node) diskLow() bool { return n.machine.Store().DiskState().Level >= store.DiskLow }
 
+// whereabouts is what a node that hears no leader says to the voters that it asks: so they find it where its record does not say yet.
+type whereabouts struct {
+	Address string `json:"address"`
+}
+
 // serveStats answers the leader's look, and takes over how it sees the others.
 func (n *Node) serveStats(_ context.Context, from string, body []byte) ([]byte, error) {
 	var told []View
-	if err := json.Unmarshal(body, &told); err == nil && from == n.leaderID() {
+	var seeks whereabouts
+	if json.Unmarshal(body, &seeks) == nil {
+		n.conf.Directory.heard(from, seeks.Address)
+	} else if err := json.Unmarshal(body, &told); err == nil && from == n.leaderID() {
 		n.picture.hear(told, from, n.conf.Now())
 		n.weigh(told)
 	}
@@ -319,6 +335,12 @@ func (n *Node) stats() stats {
 		HoldsCA: n.conf.Credentials != nil && n.conf.Credentials.holdsCA(),
 	}
 	s.Clock, s.Synced = n.ownClock()
+	if n.port != nil {
+		s.Address = n.advertised()
+	}
+	if n.Contact() {
+		s.Leader = n.leaderID()
+	}
 	if n.conf.Pending != nil {
 		s.Pending = n.conf.Pending()
 	}
@@ -398,7 +420,11 @@ func (n *Node) Around(ctx context.Context) {
 	if len(voters) == 0 || len(voters) == 1 && string(voters[0].ID) == n.conf.NodeID || n.picture.freshAround(n.conf.Passed()) {
 		return
 	}
-	n.ask(ctx, voters, nil, n.answerFor())
+	where, err := json.Marshal(whereabouts{n.advertised()})
+	if err != nil {
+		return
+	}
+	n.ask(ctx, voters, where, n.answerFor())
 	views := n.views()
 	n.picture.mu.Lock()
 	n.picture.around, n.picture.aroundAt, n.picture.asked = views, n.conf.Now(), n.conf.Passed()
@@ -429,7 +455,9 @@ func (n *Node) ask(ctx context.Context, members []raft.Server, told []byte, wait
 			var st stats
 			raw, err := n.Call(ctx, node, methodStats, told)
 			if err == nil {
-				err = json.Unmarshal(raw, &st)
+				if err = json.Unmarshal(raw, &st); err == nil {
+					n.conf.Directory.heard(node, st.Address)
+				}
 			} else if e, ok := edge.AsError(err); ok {
 				switch e.Code {
 				case ErrPeerGone.Code:

@@ -78,7 +78,11 @@ func (l *links) why(node string) string {
 		return ""
 	}
 	m, _ := l.node.conf.Directory.Peer(node)
-	return fmt.Sprintf("its cluster.advertise is %s; %v", m.Address, cmp.Or(errors.Unwrap(p.failed), p.failed))
+	at := "is " + m.Address
+	if h := l.node.conf.Directory.hint(node); h != "" {
+		at = fmt.Sprintf("was %s, and is %s by its own word", m.Address, h)
+	}
+	return fmt.Sprintf("its cluster.advertise %s; %v", at, cmp.Or(errors.Unwrap(p.failed), p.failed))
 }
 
 // forget drops the ways to nodes that are members no more.

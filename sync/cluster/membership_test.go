@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -468,6 +470,142 @@ func TestAnAddressChangesByItsRecord(t *testing.T) {
 		if string(s.ID) != string(s.Address) {
 			t.Errorf("raft's configuration holds an address: %v", s)
 		}
+	}
+}
+
+// What a node says of its new address cannot be committed while nobody leads, and nobody can lead before the others reach it there.
+func TestAFollowerThatMovedWhileTheQuorumWasLostIsFound(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.leadAt("n2")
+	f.bird("n3").down()
+	f.put("w", "k", "n3 misses this") // so n2 alone can be elected of the two
+	f.bird("n1").down()
+	f.until("n2 leads no more", func() bool { return !f.bird("n2").node.Contact() })
+	f.move("n3", "n3:9999")
+	f.until("n2 leads and knows the new address", func() bool {
+		p, _ := f.bird("n2").members.Peer("n3")
+		return f.bird("n2").node.IsLeader() && p.Address == "n3:9999"
+	})
+	f.put("w2", "k", "v")
+	if at := f.bird("n2").members.addresses("n3"); len(at) != 1 || at[0] != "n3:9999" {
+		t.Errorf("with the record in place n3 is sought at %v", at)
+	}
+}
+
+// Where all have moved, nobody knows anybody: one that is reached at its old address as well, for as long as it takes, brings them together.
+func TestNodesThatAllMovedMeetAtOneOldAddress(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.leadAt("n1")
+	for name := range f.birds {
+		f.bird(name).down()
+	}
+	for name := range f.birds {
+		f.move(name, name+":9999")
+	}
+	f.until("n2 says where it has sought the others", func() bool {
+		n2 := f.bird("n2").node
+		n2.Around(within(t, 10*time.Second))
+		st := n2.Status()
+		says, fix := st.Away(Absence{Now: f.clock()})
+		return strings.Contains(says, "n1:7846") && strings.Contains(says, "n3:7846") && strings.Contains(fix, "old address") && st.Advertise == "n2:9999"
+	})
+	f.wires.Alias("n3:7846", "n3:9999")
+	f.until("all know the new addresses", func() bool {
+		for _, b := range f.birds {
+			for name := range f.birds {
+				if p, _ := b.members.Peer(name); p.Address != name+":9999" {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	f.wires.Alias("n3:7846", "")
+	f.put("w", "k", "v")
+	f.settled()
+}
+
+// Who is cut off from the leader alone is told by another who leads.
+func TestAVoterThatIsCutOffFromTheLeaderAloneSaysWhoLeads(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.leadAt("n1")
+	f.wires.Part("n1", "n3")
+	f.until("n3 names the leader", func() bool {
+		n3 := f.bird("n3").node
+		n3.Around(within(t, 10*time.Second))
+		st := n3.Status()
+		says, fix := st.Away(Absence{Now: f.clock()})
+		return !st.Contact && strings.Contains(says, "reaches n2, which hears n1 lead") && strings.Contains(fix, "between this node and n1")
+	})
+}
+
+// What is not in the record is believed of the member itself only, and for as long as the record says what it said then.
+func TestAnAddressThatIsHeardOfStandsBesideTheRecord(t *testing.T) {
+	d := NewDirectory()
+	set := func(address string, status PeerStatus) {
+		raw, err := json.Marshal(Peer{Meta: edge.Meta{ID: "nod_1"}, Node: "n1", Address: address, Status: status})
+		check(t, err)
+		d.apply(false, []edge.Change{{Tenant: edge.System, Table: peerTable.Name, ID: "nod_1", Val: raw}})
+	}
+	want := func(what string, addresses ...string) {
+		t.Helper()
+		if got := d.addresses("n1"); !slices.Equal(got, addresses) {
+			t.Errorf("%s: sought at %v, want %v", what, got, addresses)
+		}
+	}
+	d.heard("n1", "a:2")
+	want("a stranger")
+	set("a:1", Joined)
+	want("nothing heard", "a:1")
+	d.heard("n1", "a:2")
+	d.heard("n1", "a:3")
+	want("the last word", "a:3", "a:1")
+	for _, wrong := range []string{"", "a", "0.0.0.0:1"} {
+		d.heard("n1", wrong)
+		want("no address", "a:3", "a:1")
+	}
+	set("a:1", Joined)
+	want("another field of the record has changed", "a:3", "a:1")
+	d.heard("n1", "a:1")
+	want("it is back", "a:1")
+	d.heard("n1", "a:2")
+	set("a:4", Joined)
+	set("a:1", Joined)
+	want("the record has changed since", "a:1")
+	d.heard("n1", "a:2")
+	set("a:1", Removed)
+	want("a removed one")
+	if len(d.hints) != 0 {
+		t.Errorf("kept of nobody: %v", d.hints)
+	}
+}
+
+// Who answers elsewhere has to be the member that is sought, and a wrong word does not keep it from being found where the record says.
+func TestAWrongAddressThatIsHeardOfDoesNoHarm(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Replica, "n2", "n3")
+	n1 := f.bird("n1")
+	f.wires.Void("n2:1")
+	for _, address := range []string{"n3:7846", "n2:1"} {
+		n1.members.heard("n2", address)
+		conn, err := n1.node.port.dial(within(t, 10*time.Second), "n2", protoRPC, strict)
+		check(t, err)
+		if to := conn.NetConn().(*wireConn).name; to != "n2:7846" {
+			t.Errorf("with %s it reached %s", address, to)
+		}
+		check(t, conn.Close())
+	}
+	f.bird("n2").down()
+	n1.members.heard("n2", "n3:7846")
+	if _, err := n1.node.port.dial(within(t, 10*time.Second), "n2", protoRPC, strict); err == nil || !strings.Contains(err.Error(), "node n3 answers in place of n2") {
+		t.Errorf("another member there: got %v", err)
 	}
 }
 

@@ -17,13 +17,14 @@ type wires struct {
 	mu        sync.Mutex
 	listeners map[string]*wireListener
 	cut       map[[2]string]bool
+	void      map[string]bool // addresses at which nothing answers, nor refuses
 	pipes     map[*halfPipe]struct{}
 	dials     int
 	octets    atomic.Int64
 }
 
 func newWires() *wires {
-	return &wires{listeners: map[string]*wireListener{}, cut: map[[2]string]bool{}, pipes: map[*halfPipe]struct{}{}}
+	return &wires{listeners: map[string]*wireListener{}, cut: map[[2]string]bool{}, void: map[string]bool{}, pipes: map[*halfPipe]struct{}{}}
 }
 
 // as is the network as one node sees it.
@@ -49,6 +50,24 @@ func (w *wires) Part(node string, others ...string) {
 			w.Cut(o, node)
 		}
 	}
+}
+
+// Void has attempts to reach an address that nobody listens on swallowed, as in a network that its machine has left.
+func (w *wires) Void(address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.void[address] = true
+}
+
+// Alias has the listener of an address reached by another one as well; an empty address ends that.
+func (w *wires) Alias(alias, address string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if address == "" {
+		delete(w.listeners, alias)
+		return
+	}
+	w.listeners[alias] = w.listeners[address]
 }
 
 // Heal ends all cuts.
@@ -125,8 +144,13 @@ func (e wireEnd) Dial(ctx context.Context, address string) (net.Conn, error) {
 		return nil, ctx.Err()
 	}
 	e.w.mu.Lock()
-	l := e.w.listeners[address]
+	l, void := e.w.listeners[address], e.w.void[address]
 	e.w.dials++
+	if l == nil && void {
+		e.w.mu.Unlock()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	there, back := newHalfPipe(e.w, e.node, to), newHalfPipe(e.w, to, e.node)
 	e.w.pipes[there], e.w.pipes[back] = struct{}{}, struct{}{}
 	e.w.mu.Unlock()

@@ -263,13 +263,52 @@ const (
 
 // dial reaches a member and proves that it is the one.
 func (p *port) dial(ctx context.Context, node, proto string, bears leniency) (*tls.Conn, error) {
-	m, ok := p.members.Peer(node)
-	if !ok || m.Status == Removed {
-		return nil, fmt.Errorf("node %s is not a member", node)
-	}
+	addresses := p.members.addresses(node)
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	raw, err := p.network.Dial(ctx, m.Address)
+	switch len(addresses) {
+	case 0:
+		return nil, fmt.Errorf("node %s is not a member", node)
+	case 1:
+		return p.dialAt(ctx, addresses[0], node, proto, bears)
+	}
+	// At once, because one that is left swallows the attempt for as long as there is time. The first that proves to be the member is taken.
+	type outcome struct {
+		conn *tls.Conn
+		err  error
+	}
+	outcomes := make(chan outcome, len(addresses))
+	for _, address := range addresses {
+		go func() {
+			conn, err := p.dialAt(ctx, address, node, proto, bears)
+			outcomes <- outcome{conn, err}
+		}()
+	}
+	var conn *tls.Conn
+	var errs error
+	for range addresses {
+		o := <-outcomes
+		switch {
+		case o.err != nil && errs == nil:
+			errs = o.err
+		case o.err != nil:
+			errs = fmt.Errorf("%w; %w", errs, o.err)
+		case conn == nil:
+			conn = o.conn
+			cancel()
+		default:
+			_ = o.conn.Close()
+		}
+	}
+	if conn != nil {
+		return conn, nil
+	}
+	return nil, errs
+}
+
+// dialAt is dial at one address.
+func (p *port) dialAt(ctx context.Context, address, node, proto string, bears leniency) (*tls.Conn, error) {
+	raw, err := p.network.Dial(ctx, address)
 	if err != nil {
 		return nil, fmt.Errorf("reach node %s: %w", node, err)
 	}
