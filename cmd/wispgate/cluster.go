@@ -34,7 +34,7 @@ func (c *cli) clusterCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "cluster", Short: "Make a cluster of nodes, look after it, mend it", Long: clusterLong, GroupID: "ask"}
 	cmd.AddCommand(
 		c.clusterInit(), c.clusterInvite(), c.clusterJoin(), c.clusterList(), c.clusterRole("promote"), c.clusterRole("demote"),
-		c.clusterRemove(), c.clusterTransfer(), c.clusterPrefer(), c.clusterVerify(), c.clusterRepair(), c.clusterRecover(),
+		c.clusterRemove(), c.clusterTransfer(), c.clusterPrefer(), c.clusterFind(), c.clusterVerify(), c.clusterRepair(), c.clusterRecover(),
 	)
 	return cmd
 }
@@ -400,6 +400,27 @@ func (c *cli) nodeVerb(ctx context.Context, node, verb string, force bool) error
 		return err
 	}
 	return c.print(raw)
+}
+
+func (c *cli) clusterFind() *cobra.Command {
+	return &cobra.Command{
+		Use: "find NODE ADDRESS", Short: "Tell this node where another is, when all have moved at once", Args: takes("node", "address"),
+		Long: `Tell this node where another of the cluster is reached now (HOST:PORT), and have it look there. It is for nodes that have all moved to other
+addresses at once: none of them knows where another is, and without a leader no record can say so. One that moves alone is found by the
+others without it. On one of the nodes, name each of the others; they hear from it where it is, and the records follow as soon as one leads.
+Whoever answers there has to prove to be that node. It speaks to the daemon on this machine.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := c.daemonDir()
+			if err != nil {
+				return err
+			}
+			if err := app.FindNode(cmd.Context(), dir, args[0], args[1]); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(c.std.out, "Node %s was met at %s.\n", args[0], args[1])
+			return err
+		},
+	}
 }
 
 func (c *cli) clusterRemove() *cobra.Command {

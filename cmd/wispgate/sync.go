@@ -136,7 +136,7 @@ func (c *cli) standing(ctx context.Context) (s syncStanding, err error) {
 		histories: st.Cluster.Histories,
 	}
 	if s.CutOff && !st.Cluster.Contact {
-		s.away, s.fix = st.Cluster.Away(app.Absence{Now: st.Clock.Now, Since: st.Pending.Since, Waiting: st.Pending.Waiting})
+		s.away, s.fix = st.Cluster.Away(app.Absence{Now: st.Clock.Now, Since: st.Pending.Since, Waits: app.Waits(st.Pending.Waiting)})
 	}
 	for _, m := range st.Cluster.Members {
 		if m.Node == st.Node && !m.Seen.IsZero() && !s.CutOff {
@@ -385,7 +385,7 @@ const shownConflicts = 10
 // daemonDir is the data folder of the daemon on this machine, as its socket names it.
 func (c *cli) daemonDir() (string, error) {
 	if c.target.url != "" || c.target.profile != "" {
-		return "", usageError("bundles go through the daemon on this machine: run it there, without --url and --profile")
+		return "", usageError("this goes through the daemon on this machine: run it there, without --url and --profile")
 	}
 	return filepath.Dir(first(c.target.socket, c.env("WISPGATE_SOCKET"), filepath.Join(config.Default().Node.DataDir, "wispgate.sock"))), nil
 }

@@ -249,6 +249,7 @@ func (c *core) localPages() map[string]http.Handler {
 	pages := c.carryPages()
 	pages["POST /backup"] = c.serveBackup()
 	pages["GET /doctor"] = c.serveDoctor()
+	pages["POST /cluster/find"] = http.HandlerFunc(c.serveFind)
 	return pages
 }
 

@@ -170,7 +170,7 @@ const auditWithin = 5 * time.Second
 func errNoDaemon(dir string) error {
 	return &edge.Error{
 		Kind: edge.Unavailable, Code: "no_target", Message: "No daemon answers for the data folder " + dir,
-		Fix: "Start wispgate serve; or name its socket with --socket. Bundles are exported and imported on the node's own machine",
+		Fix: "Start wispgate serve; or name its socket with --socket. It is asked on the node's own machine",
 	}
 }
 

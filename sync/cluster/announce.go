@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"wispgate/edge"
@@ -145,7 +146,7 @@ func (n *Node) tellLeader(ctx context.Context) error {
 		return err
 	}
 	// At a new address no leader reaches this node, so it knows none: any member passes its word on.
-	for _, other := range n.signers() {
+	for _, other := range n.bearers() {
 		if _, err = n.Call(ctx, other, methodAnnounce, raw); err == nil {
 			return nil
 		}
@@ -200,6 +201,18 @@ func (n *Node) signers() []string {
 	for _, p := range n.conf.Directory.Peers() {
 		if p.Voter && p.Node != leader && p.Node != n.conf.NodeID {
 			list = append(list, p.Node)
+		}
+	}
+	return list
+}
+
+// bearers are the nodes to give an announcement that no leader is known to take: those that answered when they were last asked, whatever the
+// records here say of their votes, which may be of the past; then the other voters, each of which may cost a time-out.
+func (n *Node) bearers() []string {
+	list := n.picture.answering()
+	for _, node := range n.signers() {
+		if !slices.Contains(list, node) {
+			list = append(list, node)
 		}
 	}
 	return list

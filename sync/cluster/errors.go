@@ -19,8 +19,8 @@ var (
 const NoMajorityFix = "Bring back the voters that are away, and the network between them; where a majority is gone for good, see wispgate cluster recover --help"
 
 // MovedFix is what an operator does where no node knows where another is.
-const MovedFix = "Where all the voters that live have moved to other addresses at once, none knows where the others are: give one of them its old address " +
-	"again, beside the new one, until wispgate cluster list shows a leader"
+const MovedFix = "Where all the voters that live have moved to other addresses at once, none knows where the others are: tell one of them with " +
+	"wispgate cluster find NODE ADDRESS, or give one its old address again, beside the new one, until wispgate cluster list shows a leader"
 
 // NewcomerFix is what an operator does about a node that has joined and that no other reaches.
 const NewcomerFix = "Wait a minute. Then see on another node with wispgate cluster list why this one is silent there; cluster.advertise is what the others dial, and a " +

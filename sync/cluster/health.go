@@ -134,6 +134,25 @@ func (p *picture) get(node string) (sighting, bool) {
 	return *g, true
 }
 
+// answering are the members that answered when they were last asked, those that hear a leader first.
+func (p *picture) answering() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list, deaf []string
+	for node, g := range p.seen {
+		switch {
+		case g.first.IsZero():
+		case g.Leader != "":
+			list = append(list, node)
+		default:
+			deaf = append(deaf, node)
+		}
+	}
+	slices.Sort(list)
+	slices.Sort(deaf)
+	return append(list, deaf...)
+}
+
 func (p *picture) keep(nodes map[string]bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -529,6 +529,42 @@ func TestNodesThatAllMovedMeetAtOneOldAddress(t *testing.T) {
 	f.settled()
 }
 
+// Or an operator tells one of them where the others are.
+func TestNodesThatAllMovedMeetWhereAnOperatorSays(t *testing.T) {
+	f := newFlock(t, nil)
+	f.found("n1")
+	f.grow(Voter, "n2", "n3")
+	f.leadAt("n1")
+	for name := range f.birds {
+		f.bird(name).down()
+	}
+	for name := range f.birds {
+		f.move(name, name+":9999")
+	}
+	n2 := f.bird("n2").node
+	for _, wrong := range []struct{ node, address, code string }{
+		{"n9", "n1:9999", "node_unknown"}, {"n2", "n2:9999", "node_unknown"}, {"n1", "n1", "input_invalid"}, {"n1", "n3:9999", "node_not_there"}, {"n1", "n1:1", "node_not_there"},
+	} {
+		if err := n2.Find(within(t, 10*time.Second), wrong.node, wrong.address); code(err) != wrong.code {
+			t.Errorf("%s at %s: got %v, want %s", wrong.node, wrong.address, err, wrong.code)
+		}
+	}
+	check(t, n2.Find(within(t, 10*time.Second), "n1", "n1:9999"))
+	check(t, n2.Find(within(t, 10*time.Second), "n3", "n3:9999"))
+	f.put("w", "k", "v")
+	f.until("all know the new addresses", func() bool {
+		for _, b := range f.birds {
+			for name := range f.birds {
+				if p, _ := b.members.Peer(name); p.Address != name+":9999" {
+					return false
+				}
+			}
+		}
+		return true
+	})
+	f.settled()
+}
+
 // Who is cut off from the leader alone is told by another who leads.
 func TestAVoterThatIsCutOffFromTheLeaderAloneSaysWhoLeads(t *testing.T) {
 	f := newFlock(t, nil)
