@@ -1005,3 +1005,16 @@ func TestHalfOfTheVotersDoNotTakeALeaderOfBeforeForOneOfNow(t *testing.T) {
 	f.wires.Heal()
 	f.until("they hear a leader again", func() bool { return half.node.Contact() })
 }
+
+// What a node last knew of the others' votes may be of the past: who answers takes its announcement, and who hears a leader before one that hears none.
+func TestAnAnnouncementGoesToWhoeverAnswers(t *testing.T) {
+	var p picture
+	now := time.Unix(1, 0)
+	p.note("a", stats{Leader: "x"}, errors.New("away"), now, 0)
+	p.note("b", stats{}, nil, now, 0)
+	p.note("d", stats{Leader: "x"}, nil, now, 0)
+	p.note("c", stats{Leader: "x"}, nil, now, 0)
+	if got := p.answering(); !slices.Equal(got, []string{"c", "d", "b"}) {
+		t.Errorf("got %v", got)
+	}
+}
