@@ -49,7 +49,7 @@ type Cluster struct {
 	Listen          string        `yaml:"listen" kind:"listen" doc:"TCP address of the cluster port, such as :7846; empty: none, for a node that stands alone and has joined nothing."`
 	Advertise       string        `yaml:"advertise" kind:"hostport" doc:"Where the other nodes reach this one, host:port; empty: the address it listens on. A new address is told to them by itself." example:"10.8.0.7:7846"`
 	Network         string        `yaml:"network" default:"lan" enum:"lan,wan,satellite" doc:"How far the voters are apart: sets how long silence is borne before another leads. The same on all nodes."`
-	RemoveDeadAfter time.Duration `yaml:"remove_dead_after" default:"0s" min:"0s" max:"2160h" doc:"Remove a node that is silent for so long, where a majority of the other voters is well; 0: only an operator does. More than a tower may be cut off: what a removed one took alone is not taken over."`
+	RemoveDeadAfter time.Duration `yaml:"remove_dead_after" default:"0s" min:"0s" max:"2160h" doc:"Remove a node that has been lost for so long (one is after a minute of silence), where a majority of the other voters is well; 0: only an operator does. More than a tower may be cut off: what a removed one took alone is not taken over."`
 }
 
 // API is the HTTPS gateway.
