@@ -106,6 +106,7 @@ func (s *stream) worth() int {
 // launch evaluates what waits and sends it.
 func (s *stream) launch(ctx context.Context) {
 	r := s.evaluateRound(s.flight, s.waiting)
+	r.state.Close() // what is on its way may wait for room on a full disk, and the store for whoever reads in it
 	s.waiting = r.rest
 	alone := len(s.flight) == 0
 	s.flight = append(s.flight, r)
@@ -163,7 +164,6 @@ func (s *stream) pop() *round {
 
 // settle answers the intents of a round, or returns them when they have to be evaluated again.
 func (s *stream) settle(r *round, err error) (again []*waiter) {
-	defer r.state.Close()
 	if errors.Is(err, ErrStale) { // another entry came first: the same intents, on the newer state
 		return r.waiters
 	}
