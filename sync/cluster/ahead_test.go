@@ -57,13 +57,9 @@ func (g *gatedWAL) last() uint64 {
 type said struct {
 	mu   sync.Mutex
 	list []string
-	busy chan struct{} // nil: it applies at once
 }
 
 func (s *said) Apply(log *raft.Log) any {
-	if s.busy != nil {
-		<-s.busy
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = append(s.list, string(log.Data))
@@ -486,40 +482,6 @@ func TestACandidateLeadsInItsOwnTerm(t *testing.T) {
 			t.Errorf("it leads in term %d, and was elected in %d", stands.CurrentTerm(), term)
 		}
 		close(other.beats.votes)
-	})
-}
-
-// A node that leads again asks what time it is also while the state machine keeps what it would settle from when it led before.
-func TestALeaderWhoseStateMachineIsBusyAsksAllTheSame(t *testing.T) {
-	bubble.Test(t, func(t *testing.T) {
-		leader, others := threeVoters(t)
-		n := &Node{changed: make(chan struct{})}
-		run := &running{raft: leader.Raft, ground: newGround(), quit: make(chan struct{}), times: Timeouts{Heartbeat: time.Second, Propose: time.Second}}
-		run.notes.Go(func() { n.groundLoop(run) })
-		defer func() { close(run.quit); run.notes.Wait() }()
-		run.ground.lead()
-		time.Sleep(time.Second)
-		if !run.leads() {
-			t.Fatal("it does not lead")
-		}
-		leader.fsm.busy = make(chan struct{})
-		defer close(leader.fsm.busy)
-		leader.Apply([]byte("long"), 0)
-		run.ground.doubt()
-		time.Sleep(time.Second)
-		for _, to := range []*voter{others[0], leader} {
-			from, _ := chosen(t, append(others, leader))
-			check(t, from.LeadershipTransferToServer(raft.ServerID(to.trans.LocalAddr()), to.trans.LocalAddr()).Error())
-			time.Sleep(time.Second)
-		}
-		if leader.State() != raft.Leader {
-			t.Fatal("it does not lead again")
-		}
-		run.ground.lead()
-		time.Sleep(time.Minute)
-		if !run.leads() {
-			t.Error("it leads, and does not know what time it is")
-		}
 	})
 }
 
