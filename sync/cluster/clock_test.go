@@ -182,10 +182,7 @@ func TestAFirstLeaderAsksWhatTimeItIs(t *testing.T) {
 	})
 	f.found("n1")
 	f.grow(Voter, "n2", "n3")
-	if f.leader().name != "n1" {
-		check(t, f.do("sync.node.lead", Transfer{Node: "n1"}))
-		f.until("n1 leads", func() bool { return f.leader().name == "n1" })
-	}
+	f.leadAt("n1")
 	f.settled()
 	for _, name := range []string{"n2", "n3", "n1"} { // nobody's log is longer than n1's
 		f.bird(name).down()

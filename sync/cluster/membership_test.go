@@ -292,9 +292,7 @@ func TestARepairThatWouldBreakTheQuorumIsRefused(t *testing.T) {
 }
 
 func TestARemovedNodeIsRefusedAndItsConnectionsEnd(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.grow(Replica, "n4")
 	gone := f.bird("n4")
 	f.settled() // it knows whom it would ask
@@ -445,9 +443,7 @@ func TestGrace(t *testing.T) {
 }
 
 func TestAnAddressChangesByItsRecord(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	b := f.bird("n3")
 	if f.leader() == b {
 		check(t, f.do("sync.node.lead", Transfer{Node: "n1"}))
@@ -475,9 +471,7 @@ func TestAnAddressChangesByItsRecord(t *testing.T) {
 
 // What a node says of its new address cannot be committed while nobody leads, and nobody can lead before the others reach it there.
 func TestAFollowerThatMovedWhileTheQuorumWasLostIsFound(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.leadAt("n2")
 	f.bird("n3").down()
 	f.put("w", "k", "n3 misses this") // so n2 alone can be elected of the two
@@ -496,9 +490,7 @@ func TestAFollowerThatMovedWhileTheQuorumWasLostIsFound(t *testing.T) {
 
 // Where all have moved, nobody knows anybody: one that is reached at its old address as well, for as long as it takes, brings them together.
 func TestNodesThatAllMovedMeetAtOneOldAddress(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.leadAt("n1")
 	for name := range f.birds {
 		f.bird(name).down()
@@ -531,9 +523,7 @@ func TestNodesThatAllMovedMeetAtOneOldAddress(t *testing.T) {
 
 // Or an operator tells one of them where the others are.
 func TestNodesThatAllMovedMeetWhereAnOperatorSays(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.leadAt("n1")
 	for name := range f.birds {
 		f.bird(name).down()
@@ -567,9 +557,7 @@ func TestNodesThatAllMovedMeetWhereAnOperatorSays(t *testing.T) {
 
 // Who is cut off from the leader alone is told by another who leads.
 func TestAVoterThatIsCutOffFromTheLeaderAloneSaysWhoLeads(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.leadAt("n1")
 	f.wires.Part("n1", "n3")
 	f.until("n3 names the leader", func() bool {
@@ -646,9 +634,7 @@ func TestAWrongAddressThatIsHeardOfDoesNoHarm(t *testing.T) {
 }
 
 func TestADeadNodeIsReplacedInOneCommand(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	if f.leader().name == "n3" {
 		check(t, f.do("sync.node.lead", Transfer{Node: "n1"}))
 		f.until("another leads", func() bool { return f.leader().name != "n3" })
@@ -712,9 +698,7 @@ func TestAReplacedNodeHandsOverFirst(t *testing.T) {
 }
 
 func TestADeadNodeIsRemovedWhereThePolicySaysSo(t *testing.T) {
-	f := newFlock(t, func(c *Config) { c.Pace.Lost, c.Pace.RemoveDead = 3*time.Second, 8*time.Second })
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, func(c *Config) { c.Pace.Lost, c.Pace.RemoveDead = 3*time.Second, 8*time.Second })
 	f.grow(Replica, "n4")
 	f.bird("n4").down()
 	delete(f.birds, "n4")
@@ -733,9 +717,7 @@ func TestADeadNodeIsRemovedWhereThePolicySaysSo(t *testing.T) {
 }
 
 func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	check(t, f.do("sync.node.update", PeerChange{Node: "n2", Preferred: new(true)}))
 	f.until("n2 leads", func() bool { return f.leader().name == "n2" })
 	f.bird("n2").down()
@@ -754,9 +736,7 @@ func TestLeadershipStaysWhereItIsPreferred(t *testing.T) {
 
 // An operator's wish that a node lead is met once and no more: what is asked of the node afterwards goes on, and it does not get the lead back.
 func TestAWishThatANodeLeadsIsMetOnce(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	for _, next := range []struct {
 		op   string
 		in   any
@@ -783,9 +763,7 @@ func TestAWishThatANodeLeadsIsMetOnce(t *testing.T) {
 }
 
 func TestANodeThatDoesNotAnswerIsNotToLead(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	away := f.others(f.leader().name)[0]
 	f.bird(away).down()
 	if err := f.do("sync.node.lead", Transfer{Node: away}); code(err) != ErrSilent.Code {
@@ -797,9 +775,7 @@ func TestANodeThatDoesNotAnswerIsNotToLead(t *testing.T) {
 }
 
 func TestADemotedNodeLosesItsVoteAndTheKeyOfTheCA(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	f.leader()
 	check(t, f.do("sync.node.demote", Demotion{Node: f.leader().name})) // the leader itself: it hands over first
 	f.until("two voters and a replica without the CA's key", func() bool {
@@ -854,9 +830,7 @@ func TestANodeAmongOthersDoesNotStartWithoutItsPort(t *testing.T) {
 // While a node is away that may have queued what was committed under the same key, answers are kept for it, and for a while after it was removed: what
 // waits there may be carried.
 func TestTheClusterKnowsSinceWhenANodeMayHoldWrites(t *testing.T) {
-	f := newFlock(t, nil)
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, nil)
 	lead, away := f.leader(), f.bird("n2")
 	if away == lead {
 		away = f.bird("n3")
@@ -925,9 +899,7 @@ func TestAVoterThatHasJustDiedIsNotCountedOn(t *testing.T) {
 // TestTheLeaderSaysAtOnceWhoIsSilent: who does not answer is named so with the next look, and a leader that has just begun knows from the one before it
 // when it was last heard.
 func TestTheLeaderSaysAtOnceWhoIsSilent(t *testing.T) {
-	f := newFlock(t, func(c *Config) { c.Pace.Lost = time.Hour })
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, func(c *Config) { c.Pace.Lost = time.Hour })
 	f.grow(Replica, "n4")
 	old := f.leader().name
 	f.bird(old).down()
@@ -950,9 +922,7 @@ func TestTheLeaderSaysAtOnceWhoIsSilent(t *testing.T) {
 
 // TestANodeWithoutALeaderSaysWhomItReachesNow: what it shows was measured when it was asked, not remembered.
 func TestANodeWithoutALeaderSaysWhomItReachesNow(t *testing.T) {
-	f := newFlock(t, func(c *Config) { c.Pace.Lost = time.Hour })
-	f.found("n1")
-	f.grow(Voter, "n2", "n3")
+	f := three(t, func(c *Config) { c.Pace.Lost = time.Hour })
 	f.grow(Replica, "n4")
 	f.settled()
 	reached := func(name string) (list []string) {

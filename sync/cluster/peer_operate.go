@@ -41,6 +41,14 @@ func among(tx edge.Tx, node string, find func(edge.View, string) (Peer, error)) 
 	return p, all, err
 }
 
+// named is the node, not a removed one, that a command of the operator names.
+func named(tx edge.Tx, node string) (Peer, error) {
+	if err := onlyOperator(tx); err != nil {
+		return Peer{}, err
+	}
+	return livePeer(tx, node)
+}
+
 // PeerRef names a node.
 type PeerRef struct {
 	Node string `json:"node" check:"min=1 max=64" doc:"Name of the node." example:"tower7-a"`
@@ -49,10 +57,7 @@ type PeerRef struct {
 var promote = edge.Command[PeerRef, Peer]{
 	Name: "sync.node.promote", Scope: "sync:write", Class: edge.Admin, Summary: "Give a node a vote once it has caught up",
 	Handle: func(tx edge.Tx, in PeerRef) (Peer, error) {
-		if err := onlyOperator(tx); err != nil {
-			return Peer{}, err
-		}
-		p, err := livePeer(tx, in.Node)
+		p, err := named(tx, in.Node)
 		if err != nil {
 			return Peer{}, err
 		}
@@ -126,10 +131,7 @@ func lead(p Ports) edge.Command[Transfer, Peer] {
 		Name: "sync.node.lead", Scope: "sync:write", Class: edge.Admin, Summary: "Hand leadership to a node",
 		Prepare: func(prep edge.Prep, in *Transfer) error { in.Well = p.well(prep, false); return nil },
 		Handle: func(tx edge.Tx, in Transfer) (Peer, error) {
-			if err := onlyOperator(tx); err != nil {
-				return Peer{}, err
-			}
-			p, err := livePeer(tx, in.Node)
+			p, err := named(tx, in.Node)
 			switch {
 			case err != nil:
 				return Peer{}, err
@@ -186,10 +188,7 @@ type PeerChange struct {
 var updatePeer = edge.Command[PeerChange, Peer]{
 	Name: "sync.node.update", Scope: "sync:write", Class: edge.Admin, Summary: "Change what is wished of a node",
 	Handle: func(tx edge.Tx, in PeerChange) (Peer, error) {
-		if err := onlyOperator(tx); err != nil {
-			return Peer{}, err
-		}
-		p, err := livePeer(tx, in.Node)
+		p, err := named(tx, in.Node)
 		if err != nil {
 			return Peer{}, err
 		}
